@@ -1,0 +1,68 @@
+# Everything that a person runs. Each target sets up what it needs first; set-up happens once.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+export DAGSTER_HOME := $(CURDIR)/.dagster
+export FT_PIPELINE_RECIPE ?= demo
+# Work that the host and its user must not see: telemetry of the libraries.
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+READY := $(VENV)/.ready
+HOME_READY := $(DAGSTER_HOME)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run dev test check format doctor verify gc lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Virtual environment, pinned packages, llama.cpp (once)
+
+$(READY): pyproject.toml constraints.txt scripts/setup.sh
+	@bash scripts/setup.sh
+
+# Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.
+$(HOME_READY): $(READY)
+	@mkdir -p $(DAGSTER_HOME)
+	@ln -sf ../dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@$(VENV)/bin/dagster instance info >/dev/null
+	@$(VENV)/bin/dagster instance concurrency set gpu 1 >/dev/null
+	@touch $@
+
+demo: ## All assets of the demo recipe, for real, on this machine; prints where the report is
+	@$(MAKE) --no-print-directory run FT_PIPELINE_RECIPE=demo
+
+run: $(HOME_READY) ## All assets of FT_PIPELINE_RECIPE=name
+	@$(VENV)/bin/dagster asset materialize --select '*' -m ft_pipeline.definitions
+	@$(PYTHON) -m ft_pipeline report
+
+dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
+	@$(VENV)/bin/dagster dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
+
+test: $(READY) ## All tests that need no GPU, with coverage
+	@$(VENV)/bin/pytest -m "not gpu" --cov --cov-report=term
+
+check: $(READY) ## Lint, format, types, and that Dagster can load the definitions
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/dagster definitions validate --workspace workspace.yaml
+
+format: $(READY) ## Format and fix what can be fixed
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+doctor: $(READY) ## What is missing or mismatched on this machine, and the fix
+	@$(PYTHON) -m ft_pipeline doctor
+
+verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
+	@$(PYTHON) -m ft_pipeline verify
+
+gc: $(READY) ## Show what retention would remove
+	@$(PYTHON) -m ft_pipeline gc --dry-run
+
+lock: ## Resolve the ranges of pyproject.toml into constraints.txt anew (needs the network)
+	@bash scripts/lock.sh
+
+clean: ## Remove the environment and Dagster's home; data and artifacts stay
+	rm -rf $(VENV) $(DAGSTER_HOME) .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage*

@@ -1,0 +1,86 @@
+"""The command line: `python -m ft_pipeline doctor|report|verify|gc`. The assets are materialized by Dagster."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from ft_pipeline import environment
+from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.doctor import examine
+from ft_pipeline.errors import CorruptArtifact, PipelineError
+from ft_pipeline.pipeline import Pipeline
+from ft_pipeline.processes.reporter import LogReporter
+from ft_pipeline.publishing.alias import alias_folder, list_published
+from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.retention import collect_garbage
+
+
+def _store() -> ArtifactStore:
+    return ArtifactStore(environment.artifacts_folder(), on_damage=click.echo)
+
+
+@click.group()
+def main() -> None:
+    """Look after the pipeline's machine and its artifacts."""
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is missing or mismatched on this machine."""
+    findings = list(examine(environment.project_root(), environment.recipe_name()))
+    for finding in findings:
+        click.echo(f"{'FIX' if finding.fix else ' ok'}  {finding.subject}: {finding.state}")
+        if finding.fix:
+            click.echo(f"     -> {finding.fix}")
+    sys.exit(any(finding.fix for finding in findings))
+
+
+@main.command()
+def report() -> None:
+    """Say where the recipe's evaluation report is, and what it found."""
+    root = environment.project_root()
+    recipe = load_recipe(find_recipe(environment.recipe_name(), root))
+    artifact = Pipeline(
+        recipe, root, _store(), LogReporter(logging.getLogger(__name__)), ["command-line"]
+    ).find_report()
+    for row in artifact.manifest.summary.tables["scores"]:
+        click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+    click.echo(f"report: {artifact.path / artifact.manifest.summary.files['report']}")
+
+
+@main.command()
+def verify() -> None:
+    """Compare every artifact's files with its manifest."""
+    store, damaged, count = _store(), 0, 0
+    for artifact in store.list_artifacts():
+        count += 1
+        try:
+            store.verify(artifact)
+        except CorruptArtifact as err:
+            damaged += 1
+            click.echo(str(err))
+    click.echo(f"{count - damaged} artifacts are whole, {damaged} are damaged")
+    sys.exit(bool(damaged))
+
+
+@main.command()
+@click.option("--keep-last", default=3, show_default=True, help="Artifacts of each asset that stay besides.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+def gc(keep_last: int, dry_run: bool) -> None:
+    """Remove artifacts that no champion is made of, the last few of each asset left out."""
+    store = _store()
+    collected = collect_garbage(store, list_published(alias_folder(store.root)), keep_last, dry_run=dry_run)
+    for name in collected.removed:
+        click.echo(name)
+    click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PipelineError as err:
+        sys.stderr.write(f"{err}\n")
+        sys.exit(1)

@@ -1,0 +1,313 @@
+"""The artifact store: content-addressed folders that are whole or not there.
+
+    <root>/<asset>/<fingerprint>/      the artifact's files and manifest.json
+    <root>/_locks/, _logs/, _aliases/  what is not an artifact
+
+The fingerprint is a hash of all that goes in (`lineage.py`), so it is known before the work is done and an artifact
+that is already there and whole is the result. One writer per key holds its lock; it writes to a sibling folder, flushes
+it and renames it. A killed writer leaves a draft that the next one removes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ft_pipeline.durable import sync, sync_tree
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
+from ft_pipeline.file_lock import lock_file
+from ft_pipeline.fingerprint import fingerprint, hash_file
+from ft_pipeline.summary import Summary
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class ArtifactKey:
+    """Which artifact: the asset, all that goes in, and the artifacts among that."""
+
+    asset: str
+    ingredients: Mapping[str, Any]
+    upstream: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of asset, ingredients and upstream fingerprints."""
+        return fingerprint({"asset": self.asset, "ingredients": self.ingredients, "upstream": self.upstream})
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    size_bytes: int
+
+
+class Manifest(BaseModel):
+    """What is known of an artifact. `notes` say how it was made on this machine and are no part of the fingerprint."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int
+    asset: str
+    fingerprint: str
+    upstream: dict[str, str]
+    ingredients: dict[str, Any]
+    files: dict[str, FileRecord]
+    summary: Summary
+    notes: dict[str, Any]
+    wall_seconds: float
+    peak_rss_bytes: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole artifact on disk; `reused` says that it was there before."""
+
+    path: Path
+    manifest: Manifest
+    reused: bool = True
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files, the manifest left out."""
+        return sum(record.size_bytes for record in self.manifest.files.values())
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a builder says after it has filled the draft folder."""
+
+    summary: Summary
+    peak_rss_bytes: int | None = None
+    notes: Mapping[str, Any] | None = None
+
+
+class ArtifactStore:
+    """Artifacts below one folder.
+
+    Args:
+        root: The folder; made when the first artifact is built.
+        on_damage: Called with a sentence when a damaged artifact is set aside to be built anew.
+    """
+
+    def __init__(self, root: Path, on_damage: Callable[[str], None] = lambda _: None) -> None:
+        self.root = root
+        self._on_damage = on_damage
+        self._verified: set[tuple[Path, int]] = set()
+
+    def build(self, key: ArtifactKey, write: Callable[[Path], Written], *, force: bool = False) -> Artifact:
+        """The artifact of this key: the one that is there, or what `write` puts into the folder that it is given.
+
+        Waits while another process builds the same key, and takes its result then.
+        """
+        with lock_file(self._lock_path(key)):
+            self._recover(key.asset, key.fingerprint)
+            if not force and (found := self._find_whole(key)):
+                return found
+            with self._draft(key) as draft:
+                started = time.perf_counter()
+                written = write(draft)
+                manifest = _describe(key, draft, written, time.perf_counter() - started)
+                (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+                sync_tree(draft)
+                self._swap_in(draft, self._path(key.asset, key.fingerprint))
+        return replace(self.load(key.asset, key.fingerprint), reused=False)
+
+    def require(self, key: ArtifactKey) -> Artifact:
+        """The artifact of this key, verified.
+
+        Raises:
+            MissingArtifact: it is not there; the message says what to run.
+            CorruptArtifact: a file does not match the manifest.
+        """
+        if not self._path(key.asset, key.fingerprint).exists():
+            with lock_file(self._lock_path(key)):
+                self._recover(key.asset, key.fingerprint)
+        try:
+            artifact = self.load(key.asset, key.fingerprint)
+        except MissingArtifact as err:
+            raise MissingArtifact(
+                f"{key.asset} {key.fingerprint} is not in {self.root}: it was never built for this recipe and data, or "
+                f"retention has removed it. Build it first: dagster asset materialize --select '*{key.asset}' "
+                "-m ft_pipeline.definitions"
+            ) from err
+        self.verify(artifact)
+        return artifact
+
+    def load(self, asset: str, fingerprint_: str) -> Artifact:
+        """Read an artifact's manifest, without looking at its files.
+
+        Raises:
+            MissingArtifact: there is no such folder.
+            CorruptArtifact: the manifest does not read, or is of another artifact.
+        """
+        path = self._path(asset, fingerprint_)
+        try:
+            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        except FileNotFoundError as err:
+            if path.exists():
+                raise CorruptArtifact(f"{path} has no {MANIFEST}. Remove the folder and build it again.") from err
+            raise MissingArtifact(f"{asset} {fingerprint_} is not in {self.root}") from err
+        except (ValidationError, json.JSONDecodeError) as err:
+            raise CorruptArtifact(f"{path / MANIFEST} does not read: {err}. Build it again.") from err
+        if (manifest.format, manifest.asset, manifest.fingerprint) != (_FORMAT, asset, fingerprint_):
+            raise CorruptArtifact(
+                f"{path / MANIFEST} says format {manifest.format}, {manifest.asset} {manifest.fingerprint}; expected "
+                f"format {_FORMAT}, {asset} {fingerprint_}. Build it again."
+            )
+        return Artifact(path, manifest)
+
+    def verify(self, artifact: Artifact) -> None:
+        """Compare every file with the manifest's size and hash, once per process and artifact.
+
+        Raises:
+            CorruptArtifact: a file is missing, changed or not in the manifest; all are named.
+        """
+        seen = (artifact.path, artifact.path.stat().st_ino)
+        if seen in self._verified:
+            return
+        wrong = [f"{name}: {fault}" for name, fault in _find_faults(artifact)]
+        if wrong:
+            raise CorruptArtifact(
+                f"{artifact.path} does not match its manifest: {'; '.join(wrong)}. "
+                f"Build {artifact.manifest.asset} again."
+            )
+        self._verified.add(seen)
+
+    def list_artifacts(self) -> Iterator[Artifact]:
+        """All artifacts with a manifest that reads, oldest first within an asset."""
+        for folder in sorted(self.root.glob("[a-z]*")):
+            found = []
+            for path in folder.glob("[0-9a-f]*"):
+                try:
+                    found.append(self.load(folder.name, path.name))
+                except CorruptArtifact as err:
+                    self._on_damage(str(err))
+            yield from sorted(found, key=lambda artifact: artifact.manifest.created_at)
+
+    def remove(self, artifact: Artifact) -> None:
+        """Take an artifact away at once, then its files."""
+        manifest = artifact.manifest
+        with lock_file(self.root / "_locks" / f"{manifest.asset}-{manifest.fingerprint}"):
+            trash = self._sibling(artifact.path, "removed")
+            artifact.path.rename(trash)
+            shutil.rmtree(trash)
+
+    def require_space(self, size_bytes: int, purpose: str) -> None:
+        """Raise `DiskSpaceError` unless the store's disk has this many bytes free."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if free < size_bytes:
+            raise DiskSpaceError(
+                f"{purpose} needs {size_bytes / 2**30:.2f} GiB of disk in {self.root}, {free / 2**30:.2f} GiB are "
+                f"free: {(size_bytes - free) / 2**30:.2f} GiB short. Free some, or set "
+                "FT_PIPELINE_ARTIFACTS to another disk."
+            )
+
+    def log_path(self, key: ArtifactKey) -> Path:
+        """Where the words of this artifact's process go."""
+        return self.root / "_logs" / f"{key.asset}-{key.fingerprint}.log"
+
+    def _find_whole(self, key: ArtifactKey) -> Artifact | None:
+        try:
+            artifact = self.load(key.asset, key.fingerprint)
+            self.verify(artifact)
+        except MissingArtifact:
+            return None
+        except CorruptArtifact as err:
+            self._on_damage(f"{err} It is built anew now.")
+            return None
+        return artifact
+
+    def _path(self, asset: str, fingerprint_: str) -> Path:
+        for name in (asset, fingerprint_):
+            if not _SAFE_NAME.fullmatch(name):
+                raise ArtifactError(f"an artifact's name must match {_SAFE_NAME.pattern}, got {name!r}")
+        return self.root / asset / fingerprint_
+
+    def _lock_path(self, key: ArtifactKey) -> Path:
+        return self.root / "_locks" / f"{key.asset}-{key.fingerprint}"
+
+    @staticmethod
+    def _sibling(path: Path, kind: str) -> Path:
+        return path.with_name(f".{path.name}.{kind}-{secrets.token_hex(4)}")
+
+    @contextmanager
+    def _draft(self, key: ArtifactKey) -> Iterator[Path]:
+        draft = self._sibling(self._path(key.asset, key.fingerprint), "draft")
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _swap_in(self, draft: Path, target: Path) -> None:
+        replaced = self._sibling(target, "replaced")
+        if target.exists():
+            target.rename(replaced)
+        draft.rename(target)
+        sync(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _recover(self, asset: str, fingerprint_: str) -> None:
+        """Clear up after a writer of this key that was killed; its lock must be held."""
+        target = self._path(asset, fingerprint_)
+        for left in target.parent.glob(f".{fingerprint_}.*"):
+            if left.name.startswith(f".{fingerprint_}.replaced-") and not target.exists():
+                left.rename(target)
+            else:
+                shutil.rmtree(left)
+
+
+def _describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:
+    files: dict[str, FileRecord] = {}
+    for path in sorted(draft.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtifactError(f"an artifact holds plain files only; {path.relative_to(draft)} of {key.asset} is none")
+        if path.is_file():
+            name = path.relative_to(draft).as_posix()
+            files[name] = FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
+    return Manifest(
+        format=_FORMAT,
+        asset=key.asset,
+        fingerprint=key.fingerprint,
+        upstream=dict(key.upstream),
+        ingredients=dict(key.ingredients),
+        files=files,
+        summary=written.summary,
+        notes=dict(written.notes or {}),
+        wall_seconds=round(wall_seconds, 3),
+        peak_rss_bytes=written.peak_rss_bytes,
+        created_at=datetime.now(UTC),
+    )
+
+
+def _find_faults(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    present = {p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if not p.is_dir()}
+    for name in sorted(present - set(artifact.manifest.files) - {MANIFEST}):
+        yield name, "not in the manifest"
+    for name, record in artifact.manifest.files.items():
+        path = artifact.path / name
+        if name not in present or path.is_symlink():
+            yield name, "missing"
+        elif (size := path.stat().st_size) != record.size_bytes:
+            yield name, f"{size} bytes, expected {record.size_bytes}"
+        elif (sha256 := hash_file(path)) != record.sha256:
+            yield name, f"SHA-256 {sha256[:12]}…, expected {record.sha256[:12]}…"

@@ -1,0 +1,113 @@
+"""The 16-bit base: a folder of safetensors, from the project or from the Hub at a pinned commit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_pipeline.errors import BaseModelError
+from ft_pipeline.fingerprint import fingerprint, hash_file
+from ft_pipeline.recipe import BaseModelSection
+
+# All that a tokenizer and its template are made of, by the names that transformers and sentencepiece use.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_NEEDED = ("config.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base on disk.
+
+    Attributes:
+        name: The recipe's name for it.
+        path: Its folder.
+        identity: What its bytes are: a hash of the folder, or the Hub's commit.
+    """
+
+    name: str
+    path: Path
+    identity: str
+
+
+def open_base(section: BaseModelSection, root: Path) -> BaseModel:
+    """Find the base that a recipe names.
+
+    Raises:
+        BaseModelError: it is not there, not whole, or not safetensors; or a Hub name comes without a revision.
+    """
+    folder = root / section.source
+    if folder.is_dir():
+        _require_whole(folder)
+        return BaseModel(section.source, folder, _hash_folder(folder))
+    if section.source.count("/") == 1 and not section.source.startswith((".", "/", "data/")):
+        return _fetch(section)
+    raise BaseModelError(
+        f"base_model.source must be a folder of the project or a Hub name (org/model), got '{section.source}': "
+        f"there is no folder {folder}."
+    )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer and its chat template, byte by byte."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _require_whole(folder: Path) -> None:
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors (pickled weights are not loaded)")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    if missing:
+        raise BaseModelError(
+            f"the base model in {folder} is not whole; it lacks: {', '.join(missing)}. Fetch it again."
+        )
+
+
+def _hash_folder(folder: Path) -> str:
+    files = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if _matters(path)}
+    return fingerprint(files)
+
+
+def _matters(path: Path) -> bool:
+    return path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}
+
+
+def _fetch(section: BaseModelSection) -> BaseModel:
+    if not section.revision:
+        raise BaseModelError(
+            f"a Hub model must be pinned: set base_model.revision to the commit (40 hex digits) of {section.source} "
+            "that you want; a branch name moves."
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", *_NEEDED, *TOKENIZER_FILES, "generation_config.json"]
+    try:
+        path = snapshot_download(section.source, revision=section.revision, allow_patterns=patterns)
+    except (OSError, ValueError) as err:
+        raise BaseModelError(
+            f"{section.source} at {section.revision} is neither in the cache nor to be had from the Hub: {err}. Check "
+            "the name and the commit; a gated model needs HF_TOKEN of an account that was let in."
+        ) from err
+    _require_whole(Path(path))
+    return BaseModel(section.source, Path(path), f"{section.source}@{section.revision}")
+
+
+def size_of_weights(folder: Path) -> int:
+    """Bytes of the safetensors files of a folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

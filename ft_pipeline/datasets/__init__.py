@@ -1,0 +1,1 @@
+"""From files to trustworthy rows: `snapshot.py` (raw_dataset), then `validate.py` (validated_dataset)."""

@@ -1,0 +1,15 @@
+"""What Dagster loads: `dagster asset materialize --select '*' -m ft_pipeline.definitions`."""
+
+import dagster as dg
+
+from ft_pipeline.defs import assets
+from ft_pipeline.defs.automation import fine_tune
+from ft_pipeline.defs.resources import GpuResource, PipelineResource
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules([assets]),
+    jobs=[fine_tune],
+    resources={"pipeline": PipelineResource(), "gpu": GpuResource()},
+    # Heavy stages run in processes of their own, so one process for the graph is enough, and 10 s faster.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,29 @@
+"""The promises that assets report on themselves, as Dagster's check specs.
+
+A blocking one that fails stops what comes after in the same run; `Pipeline` asks for them again in any other.
+"""
+
+import dagster as dg
+
+
+def _specs(asset: str, checks: dict[str, tuple[bool, str]]) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(name, asset=asset, blocking=blocking, description=description)
+        for name, (blocking, description) in checks.items()
+    ]
+
+
+VALIDATED_DATASET = _specs(
+    "validated_dataset",
+    {"quarantined_share": (True, "The share of rows in quarantine is at most dataset.max_quarantined_share.")},
+)
+EVALUATION_REPORT = _specs(
+    "evaluation_report",
+    {
+        "exact_match": (True, "Exact match on the held-out rows is at least the gate's minimum."),
+        "stop_rate": (True, "Answers end by themselves at least as often as the gate asks."),
+        "perplexity": (True, "Perplexity on completions is at most the gate's maximum."),
+        "test_sets": (True, "Exact match on each named test set is at least the gate's minimum."),
+        "better": (False, "The paired 95 % interval of the difference to what runs now lies above zero."),
+    },
+)

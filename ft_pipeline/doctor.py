@@ -1,0 +1,102 @@
+"""Looks at the machine and says what is missing or mismatched, each with its fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_pipeline.base_model import open_base
+from ft_pipeline.datasets.sources import find_sources
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.finetuning.device import find_device
+from ft_pipeline.quantization.convert import find_converter
+from ft_pipeline.recipe_file import find_recipe, load_recipe
+
+_WANTED_FREE_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` is empty where all is well."""
+
+    subject: str
+    state: str
+    fix: str = ""
+
+
+def examine(root: Path, recipe_name: str) -> Iterator[Finding]:
+    """Look at everything that a run of this recipe needs."""
+    yield _examine_python()
+    yield _examine_packages(root / "constraints.txt")
+    yield _guard("llama.cpp's converter", lambda: str(find_converter()), "make setup")
+    yield _examine_compiler()
+    yield _examine_disk(root)
+    yield _guard("device", lambda: find_device("auto").label, "check the NVIDIA driver with nvidia-smi")
+    yield _examine_torch()
+    yield _examine_recipe(root, recipe_name)
+
+
+def _guard(subject: str, look: Callable[[], str], fix: str) -> Finding:
+    try:
+        return Finding(subject, look())
+    except PipelineError as err:
+        return Finding(subject, str(err), fix)
+
+
+def _examine_python() -> Finding:
+    shown = ".".join(map(str, sys.version_info[:3]))
+    fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+    return Finding("Python", shown, "" if fits else "Python 3.11, 3.12 or 3.13: make clean setup PYTHON=python3.11")
+
+
+def _examine_packages(constraints: Path) -> Finding:
+    wrong = []
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", constraints.read_text(encoding="utf-8"), re.MULTILINE)
+    for name, wanted in pins:
+        try:
+            found = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found = "missing"
+        if found != wanted:
+            wrong.append(f"{name} is {found}, tested with {wanted}")
+    return Finding("packages", "; ".join(wrong) or f"{len(pins)} as tested", "make setup" if wrong else "")
+
+
+def _examine_compiler() -> Finding:
+    compiler = shutil.which("c++")
+    return Finding("C++ compiler", compiler or "none", "" if compiler else "needed by make setup: install g++ or clang")
+
+
+def _examine_disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    fix = "" if free >= _WANTED_FREE_BYTES else "free some space, or set FT_PIPELINE_ARTIFACTS to another disk"
+    return Finding("free disk", f"{free / 2**30:.1f} GiB", fix)
+
+
+def _examine_torch() -> Finding:
+    build = importlib.metadata.version("torch")
+    has_gpu = find_device("auto").is_gpu
+    cpu_build = "+cpu" in build
+    fix = (
+        "the GPU is idle with a CPU build of torch: make clean setup TORCH_BACKEND=auto"
+        if has_gpu and cpu_build
+        else ""
+    )
+    return Finding("torch", build, fix)
+
+
+def _examine_recipe(root: Path, name: str) -> Finding:
+    try:
+        recipe = load_recipe(find_recipe(name, root))
+        base = open_base(recipe.base_model, root)
+        sources = find_sources(recipe.dataset, root)
+    except PipelineError as err:
+        return Finding(f"recipe {name}", str(err), "mend what the message names")
+    shown = {"base": base.name, "source files": len(sources)}
+    return Finding(f"recipe {name}", json.dumps(shown))

@@ -1,0 +1,41 @@
+"""The variables that this package listens to. Nothing else here reads the environment for settings.
+
+FT_PIPELINE_ROOT        the project's folder (default: the checkout that the package lies in)
+FT_PIPELINE_RECIPE      a recipe's name or path (default: demo)
+FT_PIPELINE_ARTIFACTS   the artifact store's folder (default: data/artifacts)
+FT_PIPELINE_DEVICE      auto, cpu, or a GPU's index or UUID (default: auto)
+FT_PIPELINE_LOCK_DIR    the machine's folder of device locks
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ft_pipeline
+from ft_pipeline.finetuning.lease import default_lock_dir
+
+
+def project_root() -> Path:
+    """The project's folder, which a recipe's paths are relative to."""
+    return Path(os.environ.get("FT_PIPELINE_ROOT") or Path(ft_pipeline.__file__).parent.parent).resolve()
+
+
+def recipe_name() -> str:
+    """The recipe to use where none is named."""
+    return os.environ.get("FT_PIPELINE_RECIPE") or "demo"
+
+
+def artifacts_folder() -> Path:
+    """The artifact store's folder."""
+    return project_root() / (os.environ.get("FT_PIPELINE_ARTIFACTS") or "data/artifacts")
+
+
+def device_name() -> str:
+    """The device to train on where none is named."""
+    return os.environ.get("FT_PIPELINE_DEVICE") or "auto"
+
+
+def lock_folder() -> Path:
+    """The machine's folder of device locks."""
+    return Path(os.environ.get("FT_PIPELINE_LOCK_DIR") or default_lock_dir())

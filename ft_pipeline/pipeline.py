@@ -1,0 +1,301 @@
+"""The seven assets, one method each, in the order of the graph. Dagster's assets call these; so can anybody.
+
+Each method asks the lineage for its key and the store for the artifact, and does the work only if it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ft_pipeline.artifacts import Artifact, ArtifactKey, ArtifactStore, Written
+from ft_pipeline.base_model import BaseModel as Base
+from ft_pipeline.base_model import open_base, size_of_weights
+from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
+from ft_pipeline.datasets.sources import find_sources
+from ft_pipeline.datasets.validate import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
+from ft_pipeline.durable import write_file
+from ft_pipeline.errors import DatasetError
+from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
+from ft_pipeline.finetuning.trainer import HISTORY_FILE, TrainRequest
+from ft_pipeline.lineage import Lineage
+from ft_pipeline.merging.merge import MergeRequest
+from ft_pipeline.processes.launcher import run_stage
+from ft_pipeline.processes.reporter import Reporter
+from ft_pipeline.publishing.alias import Champion, alias_folder, list_published, promote, read_champion
+from ft_pipeline.quantization.gguf import GgufRequest, gguf_file_name
+from ft_pipeline.quantization.types import TYPES
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.retention import collect_garbage
+
+
+@dataclass(frozen=True)
+class GpuSettings:
+    """How the device may be used: what Dagster's `GpuResource` holds."""
+
+    device: str
+    memory_limit_bytes: int | None
+    wait_seconds: float
+    lock_dir: Path
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What `published_model` did, and why."""
+
+    published: bool
+    reason: str
+    champion: Champion | None
+    gguf: Path | None
+    removed: tuple[str, ...] = ()
+    freed_bytes: int = 0
+
+
+class Pipeline:
+    """One recipe on one store, for one run.
+
+    Args:
+        recipe: What to make.
+        root: The project's folder; the recipe's paths are relative to it.
+        store: Where artifacts are.
+        reporter: Where the stages' words go.
+        run_ids: This run and those that it continues; the data that a run began with is pinned under its id.
+        force: Build anew what is there already.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        root: Path,
+        store: ArtifactStore,
+        reporter: Reporter,
+        run_ids: Sequence[str],
+        *,
+        force: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.root = root
+        self.store = store
+        self._reporter = reporter
+        self._run_ids = tuple(run_ids)
+        self._force = force
+
+    def raw_dataset(self) -> Artifact:
+        """Every line of the recipe's sources; this pins the data for the rest of the run."""
+        sources = find_sources(self.recipe.dataset, self.root)
+        self._pin([(source.set, source.sha256) for source in sources])
+        return self._build(self._lineage.raw_dataset, lambda draft: Written(snapshot_sources(sources, draft)))
+
+    def validated_dataset(self) -> Artifact:
+        """Rows that keep the contract, tokenized and split."""
+        raw = self.store.require(self._lineage.raw_dataset)
+        return self._build_in_process(
+            "validate",
+            self._lineage.validated_dataset,
+            lambda draft: ValidateRequest(
+                raw_rows=raw.path / RAW_FILE, base=self._base.path, settings=self.recipe.dataset, out_dir=draft
+            ),
+        )
+
+    def trained_adapter(self, gpu: GpuSettings) -> Artifact:
+        """A LoRA on the base, trained on the validated training rows while the device is held."""
+        validated = self._require_validated()
+        weights = size_of_weights(self._base.path)
+        bits = sum(TYPES[name].bits_per_weight for name in self.recipe.quantization.types)
+        # 16-bit merged weights, the f16 GGUF and every type: a disk that cannot hold the result is found out now.
+        self.store.require_space(int(weights * (2 + bits / 16)), "training, merging and quantizing")
+        return self._build_in_process(
+            "train",
+            self._lineage.trained_adapter,
+            lambda draft: TrainRequest(
+                base=self._base.path,
+                base_name=self._base.name,
+                rows=validated.path / TRAIN_FILE,
+                settings=self.recipe.training,
+                device=gpu.device,
+                memory_limit_bytes=gpu.memory_limit_bytes,
+                lock_dir=gpu.lock_dir,
+                wait_seconds=gpu.wait_seconds,
+                holder=f"recipe {self.recipe.name}, run {self._run_ids[0]}",
+                out_dir=draft,
+            ),
+        )
+
+    def merged_model(self) -> Artifact:
+        """The adapter merged into the 16-bit base."""
+        adapter = self.store.require(self._lineage.trained_adapter)
+        return self._build_in_process(
+            "merge",
+            self._lineage.merged_model,
+            lambda draft: MergeRequest(base=self._base.path, adapter=adapter.path, out_dir=draft),
+        )
+
+    def gguf_model(self) -> Artifact:
+        """The merged model in every quantization type of the recipe, checked as llama.cpp reads it."""
+        validated, merged = self._require_validated(), self.store.require(self._lineage.merged_model)
+        return self._build_gguf(self._lineage.gguf_model, merged.path, self.recipe.name, validated)
+
+    def evaluation_report(self) -> Artifact:
+        """Base, champion and challenger, each as the GGUF that ships, on rows that none was trained on."""
+        validated, challenger = self._require_validated(), self.store.require(self._lineage.gguf_model)
+        base = self._build_gguf(self._lineage.base_gguf, self._base.path, f"{self.recipe.name}-base", validated)
+        adapter = self.store.require(self._lineage.trained_adapter)
+        against = self._find_opponent()
+        contestants = [
+            *self._contestants("base", base.path, f"{self.recipe.name}-base", self.recipe.quantization.types),
+            *self._contestants("challenger", challenger.path, self.recipe.name, self.recipe.quantization.types),
+            *self._champion_contestants(against),
+        ]
+        return self._build_in_process(
+            "evaluate",
+            self._lineage.evaluation_report(against),
+            lambda draft: EvaluationRequest(
+                rows=validated.path / EVALUATION_FILE,
+                contestants=tuple(contestants),
+                settings=self.recipe.evaluation,
+                out_dir=draft,
+                recipe_name=self.recipe.name,
+                loss_history=tuple(json.loads((adapter.path / HISTORY_FILE).read_bytes())),
+            ),
+        )
+
+    def published_model(self) -> Publication:
+        """Make the challenger the champion if its report lets it through, then apply the retention rule."""
+        against = self._find_opponent()
+        challenger = self.store.require(self._lineage.gguf_model)
+        report = self.find_report()
+        present = read_champion(self._aliases, self.recipe.name)
+        refused = [f"{check.name}: {check.detail}" for check in report.manifest.summary.checks if not check.passed]
+        if present and present.gguf_model == challenger.manifest.fingerprint:
+            publication = Publication(False, "it is the champion already", present, self._published_file(present))
+        elif refused:
+            publication = Publication(False, "; ".join(refused), present, self._published_file(present))
+        else:
+            champion = promote(
+                self._aliases,
+                self.recipe.name,
+                gguf_model=challenger.manifest.fingerprint,
+                evaluation_report=report.manifest.fingerprint,
+                against=against,
+            )
+            publication = Publication(
+                True, "it passed the gate and is better", champion, self._published_file(champion)
+            )
+        return self._collect(publication, report)
+
+    def find_report(self) -> Artifact:
+        """The report of this recipe on the data that is there now.
+
+        Raises:
+            MissingArtifact: it was not made yet.
+        """
+        return self.store.require(self._lineage.evaluation_report(self._find_opponent()))
+
+    # -- what goes in ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _base(self) -> Base:
+        return open_base(self.recipe.base_model, self.root)
+
+    @cached_property
+    def _lineage(self) -> Lineage:
+        return Lineage(self.recipe, self._read_pin() or self._data_now(), self._base)
+
+    def _data_now(self) -> list[tuple[str, str]]:
+        return [(source.set, source.sha256) for source in find_sources(self.recipe.dataset, self.root)]
+
+    def _pin(self, data: Sequence[tuple[str, str]]) -> None:
+        write_file(self._pin_path(self._run_ids[0]), json.dumps({"data": [list(entry) for entry in data]}))
+
+    def _read_pin(self) -> list[tuple[str, str]] | None:
+        for run_id in self._run_ids:
+            path = self._pin_path(run_id)
+            if path.is_file():
+                return [(set_name, sha256) for set_name, sha256 in json.loads(path.read_bytes())["data"]]
+        return None
+
+    def _pin_path(self, run_id: str) -> Path:
+        return self.store.root / "_runs" / f"{run_id}.json"
+
+    def _require_validated(self) -> Artifact:
+        artifact = self.store.require(self._lineage.validated_dataset)
+        if failed := artifact.manifest.summary.failed:
+            detail = "; ".join(
+                f"{check.name} is {check.value}, limit {check.limit}: {check.detail}" for check in failed
+            )
+            raise DatasetError(
+                f"the validated data set breaks its contract: {detail}. See {artifact.path}/quarantine.parquet; "
+                "mend the rows or change the limit in the recipe."
+            )
+        return artifact
+
+    # -- how it is made ----------------------------------------------------------------------------------------------
+
+    def _build(self, key: ArtifactKey, write: Any) -> Artifact:
+        artifact = self.store.build(key, write, force=self._force)
+        state = "reused" if artifact.reused else f"built in {artifact.manifest.wall_seconds:.1f} s"
+        self._reporter.info(f"{key.asset} {key.fingerprint}: {state}")
+        return artifact
+
+    def _build_in_process(self, stage: str, key: ArtifactKey, request: Any) -> Artifact:
+        def write(draft: Path) -> Written:
+            made: BaseModel = request(draft)
+            result = run_stage(stage, made, reporter=self._reporter, log_path=self.store.log_path(key))
+            return Written(result.summary, result.peak_rss_bytes)
+
+        return self._build(key, write)
+
+    def _build_gguf(self, key: ArtifactKey, model: Path, name: str, validated: Artifact) -> Artifact:
+        return self._build_in_process(
+            "gguf",
+            key,
+            lambda draft: GgufRequest(
+                model=model,
+                types=self.recipe.quantization.types,
+                name=name,
+                context_tokens=self.recipe.quantization.context_tokens,
+                out_dir=draft,
+                parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
+            ),
+        )
+
+    # -- who competes ------------------------------------------------------------------------------------------------
+
+    @property
+    def _aliases(self) -> Path:
+        return alias_folder(self.store.root)
+
+    def _find_opponent(self) -> str | None:
+        """Fingerprint of the champion that the challenger is, or was, compared with."""
+        champion = read_champion(self._aliases, self.recipe.name)
+        if champion and champion.gguf_model == self._lineage.gguf_model.fingerprint:
+            return champion.against
+        return champion.gguf_model if champion else None
+
+    @staticmethod
+    def _contestants(role: Any, folder: Path, name: str, types: Sequence[str]) -> list[Contestant]:
+        return [Contestant(role=role, quantization=t, gguf=folder / gguf_file_name(name, t)) for t in types]
+
+    def _champion_contestants(self, fingerprint: str | None) -> list[Contestant]:
+        if fingerprint is None:
+            return []
+        champion = self.store.load("gguf_model", fingerprint)
+        quantization = champion.manifest.ingredients["quantization"]["types"][0]
+        return self._contestants("champion", champion.path, champion.manifest.ingredients["name"], [quantization])
+
+    def _published_file(self, champion: Champion | None) -> Path | None:
+        if champion is None:
+            return None
+        files = self._champion_contestants(champion.gguf_model)
+        return files[0].gguf
+
+    def _collect(self, publication: Publication, report: Artifact) -> Publication:
+        roots = [("evaluation_report", report.manifest.fingerprint), *list_published(self._aliases)]
+        collected = collect_garbage(self.store, roots, self.recipe.retention.keep_last)
+        return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)

@@ -1,0 +1,109 @@
+"""A stage's own process: `python -m ft_pipeline.processes.child STAGE EVENT_DESCRIPTOR`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, BinaryIO, NoReturn
+
+from ft_pipeline.errors import PipelineError, StageCancelled
+
+# What may run here: the request's model and the function, imported only now.
+STAGES: dict[str, tuple[str, str, str]] = {
+    "validate": ("ft_pipeline.datasets.validate", "ValidateRequest", "validate_dataset"),
+    "train": ("ft_pipeline.finetuning.trainer", "TrainRequest", "train_adapter"),
+    "merge": ("ft_pipeline.merging.merge", "MergeRequest", "merge_adapter"),
+    "gguf": ("ft_pipeline.quantization.gguf", "GgufRequest", "build_gguf"),
+    "evaluate": ("ft_pipeline.evaluation.evaluate", "EvaluationRequest", "evaluate"),
+}
+# A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
+GRACE_SECONDS = 30.0
+
+
+class EventReporter:
+    """Sends a stage's words and figures to the parent."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event; a parent that is gone is no error here, the lifeline deals with it."""
+        line = json.dumps({"event": event, **fields}).encode() + b"\n"
+        try:
+            with self._lock:
+                self._stream.write(line)
+                self._stream.flush()
+        except BrokenPipeError:
+            return
+
+    def info(self, message: str) -> None:
+        self.send("info", message=message)
+
+    def warning(self, message: str) -> None:
+        self.send("warning", message=message)
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        self.send("progress", done=done, total=total, figures=figures)
+
+
+def main(stage: str, event_descriptor: int) -> int:
+    """Run a stage; its outcome goes to the parent as the last event.
+
+    Returns:
+        The exit status: 0 if the stage has a result.
+    """
+    signal.signal(signal.SIGTERM, _cancel)
+    os.set_inheritable(event_descriptor, False)
+    events = EventReporter(os.fdopen(event_descriptor, "wb"))
+    request = sys.stdin.buffer.readline()
+    threading.Thread(target=_watch_parent, name="lifeline", daemon=True).start()
+    try:
+        run = _import_stage(stage)
+        summary = run(request, events)
+    except PipelineError as err:
+        events.send("error", type=type(err).__name__, message=str(err))
+    except Exception as err:  # noqa: BLE001 - the boundary of the process: everything becomes an event
+        events.send("crash", message=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
+    else:
+        events.send("result", summary=summary.model_dump(), peak_rss_bytes=_peak_rss_bytes())
+        return 0
+    return 1
+
+
+def _import_stage(stage: str) -> Callable[[bytes, EventReporter], Any]:
+    module_name, request_name, function_name = STAGES[stage]
+    module = importlib.import_module(module_name)
+    request_model, function = getattr(module, request_name), getattr(module, function_name)
+    return lambda request, events: function(request_model.model_validate_json(request), events)
+
+
+def _cancel(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise StageCancelled("the stage was asked to stop")
+
+
+def _watch_parent() -> None:
+    # Not sys.stdin.read: a thread inside it when the interpreter ends is a fatal error.
+    while os.read(0, 1 << 16):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _peak_rss_bytes() -> int:
+    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(own, children) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,148 @@
+"""Starts a stage in a process of its own, relays what it says, and ends all of it when asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel
+
+from ft_pipeline.errors import StageProcessError, error_class
+from ft_pipeline.processes.child import GRACE_SECONDS
+from ft_pipeline.processes.reporter import Reporter
+from ft_pipeline.summary import Summary
+
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What came back from a stage's process."""
+
+    summary: Summary
+    peak_rss_bytes: int
+
+
+def run_stage(
+    stage: str, request: BaseModel, *, reporter: Reporter, log_path: Path, environment: Mapping[str, str] | None = None
+) -> StageResult:
+    """Run a stage in a child process and wait for it.
+
+    An exception here (Dagster's interrupt, Ctrl-C) goes to the child's whole process group first: SIGTERM, then SIGKILL
+    after `GRACE_SECONDS`.
+
+    Args:
+        stage: A name in `child.STAGES`.
+        request: The stage's request.
+        reporter: Where the child's words and figures go.
+        log_path: File for what the child's libraries print.
+        environment: Variables set for the child on top of this process's.
+
+    Raises:
+        PipelineError: what the stage raised.
+        StageProcessError: the process crashed or was killed; the message holds the end of the log.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    read_end, write_end = os.pipe()
+    with log_path.open("wb") as log, os.fdopen(read_end, "rb") as events:
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ft_pipeline.processes.child", stage, str(write_end)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write_end,),
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        finally:
+            os.close(write_end)
+        try:
+            outcome = _talk(process, request, events, reporter)
+            process.wait()
+        except BaseException:
+            _ask_to_stop(process)
+            raise
+        finally:
+            _kill_group(process)
+    return _judge(stage, process.returncode, outcome, log_path)
+
+
+def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes], reporter: Reporter) -> Any:
+    assert process.stdin is not None  # noqa: S101 - Popen was given a pipe
+    try:
+        process.stdin.write(request.model_dump_json().encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return None
+    outcome = None
+    for event in _read_events(events):
+        match event["event"]:
+            case "info":
+                reporter.info(event["message"])
+            case "warning":
+                reporter.warning(event["message"])
+            case "progress":
+                reporter.progress(event["done"], event["total"], **event["figures"])
+            case _:
+                outcome = event
+    return outcome
+
+
+def _read_events(events: IO[bytes]) -> Iterator[dict[str, Any]]:
+    for line in events:
+        yield json.loads(line)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of the group: a stage that ignores SIGTERM, or processes that it started and left behind."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def _judge(stage: str, status: int, outcome: Any, log_path: Path) -> StageResult:
+    kind = outcome["event"] if outcome else "none"
+    if kind == "result":
+        return StageResult(Summary.model_validate(outcome["summary"]), outcome["peak_rss_bytes"])
+    if kind == "error":
+        raise error_class(outcome["type"])(outcome["message"])
+    if kind == "crash":
+        with log_path.open("a", encoding="utf-8") as log:
+            log.write(outcome["traceback"])
+        raise StageProcessError(f"the {stage} process failed: {outcome['message']}. Its log: {log_path}")
+    raise StageProcessError(
+        f"the {stage} process {_describe_death(status)}. The end of its log, {log_path}:\n{_tail(log_path)}"
+    )
+
+
+def _describe_death(status: int) -> str:
+    if status >= 0:
+        return f"ended without a result (exit status {status})"
+    name = signal.Signals(-status).name
+    hint = ": most likely the machine ran out of memory" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _tail(log_path: Path) -> str:
+    with log_path.open(encoding="utf-8", errors="replace") as log:
+        return "".join(deque(log, maxlen=_TAIL_LINES))

@@ -1,0 +1,138 @@
+"""The recipe: all that decides a result, one frozen model per stage.
+
+A recipe says *what* (data, base, goal, types, gate). *How* it runs on this card (micro-batch, waiting time, device) is
+planned, or belongs to the Dagster resources. Units are in the names. `recipe_file.py` loads it from YAML.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ft_pipeline.quantization.types import check_types
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, and a field that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BaseModelSection(Section):
+    """The 16-bit base that is fine-tuned."""
+
+    source: str = Field(min_length=1, description="A folder relative to the project, or a Hub name such as org/model.")
+    revision: str | None = Field(
+        None, pattern=r"^[0-9a-f]{40}$", description="Commit of the Hub repository; required for a Hub name."
+    )
+
+
+class DatasetSection(Section):
+    """Where rows come from and what they must satisfy."""
+
+    sources: tuple[str, ...] = Field(min_length=1, description="Globs relative to the project: chat-messages JSONL.")
+    test_sets: dict[Name, tuple[str, ...]] = Field(
+        default_factory=dict, description="Named sets that are never trained on and are scored apart."
+    )
+    allowed_roots: tuple[str, ...] = Field(
+        ("data",), min_length=1, description="Folders that sources must lie in, links resolved."
+    )
+    held_out_share: float = Field(0.1, gt=0, lt=1, description="Share of prompts kept for evaluation.")
+    split_salt: str = Field("ft_pipeline", description="Changes which prompts are held out.")
+    max_quarantined_share: Share = Field(0.05, description="Above it, the run stops.")
+    max_row_tokens: int = Field(2048, ge=8, description="Rows of more tokens go to quarantine.")
+    max_message_chars: int = Field(200_000, ge=1, description="Messages of more characters go to quarantine.")
+
+
+class LoraSection(Section):
+    """The adapter. Source: Hu et al. 2021, arXiv:2106.09685."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: int = Field(16, ge=1, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+
+
+class TrainingSection(Section):
+    """The training goal. Source of QLoRA: Dettmers et al. 2023, arXiv:2305.14314."""
+
+    load_in_4bit: bool = Field(True, description="QLoRA: the frozen base in NF4. False: LoRA on the 16-bit base.")
+    lora: LoraSection = LoraSection()
+    epochs: float = Field(1.0, gt=0, le=100)
+    effective_batch_tokens: int = Field(4096, ge=1, description="Tokens behind one optimizer step, padding left out.")
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    optimizer: Literal["adamw_torch", "adamw_8bit"] = "adamw_8bit"
+    seed: int = Field(3407, ge=0, lt=2**32)
+
+
+class QuantizationSection(Section):
+    """The GGUF files that ship. The first type is the one that is gated and published."""
+
+    types: tuple[str, ...] = Field(("Q4_K_M",), min_length=1, description="llama.cpp file types, e.g. Q4_K_M.")
+    context_tokens: int = Field(4096, ge=16, description="num_ctx of the Ollama Modelfile.")
+
+    @field_validator("types")
+    @classmethod
+    def _known_types(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        check_types(types)
+        return types
+
+
+class GateSection(Section):
+    """What a challenger must reach, in its first quantization type, on the held-out rows."""
+
+    min_exact_match: Share = 0.0
+    min_stop_rate: Share = 0.99
+    max_perplexity: float | None = Field(None, gt=0)
+    min_test_set_exact_match: dict[Name, Share] = Field(default_factory=dict, description="By name of the test set.")
+    tie: Literal["champion", "challenger"] = Field(
+        "champion", description="Who stays when the paired interval of the difference includes zero."
+    )
+
+
+class EvaluationSection(Section):
+    """How the GGUF files are scored."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    max_rows_per_set: int = Field(1000, ge=1, description="The first rows by their split hash are taken.")
+    sample_rows: int = Field(12, ge=0, le=200, description="Rows shown side by side in the report.")
+    gate: GateSection = GateSection()
+
+
+class RetentionSection(Section):
+    """What stays on disk after a publication."""
+
+    keep_last: int = Field(3, ge=1, description="Artifacts of each asset kept beside what the champion is made of.")
+
+
+class Recipe(Section):
+    """The whole declaration of a fine-tune."""
+
+    name: Name
+    description: str = ""
+    base_model: BaseModelSection
+    dataset: DatasetSection
+    training: TrainingSection = TrainingSection()
+    quantization: QuantizationSection = QuantizationSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    retention: RetentionSection = RetentionSection()
+
+    @model_validator(mode="after")
+    def _gate_names_test_sets(self) -> Recipe:
+        unknown = sorted(set(self.evaluation.gate.min_test_set_exact_match) - set(self.dataset.test_sets))
+        if unknown:
+            known = ", ".join(sorted(self.dataset.test_sets)) or "none"
+            raise ValueError(
+                f"the gate names test sets that dataset.test_sets lacks: {', '.join(unknown)} (has: {known})"
+            )
+        return self

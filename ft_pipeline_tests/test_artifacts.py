@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.artifacts import MANIFEST, ArtifactKey, ArtifactStore, Written
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
+from ft_pipeline.retention import collect_garbage
+from ft_pipeline.summary import Summary
+
+CONTENT = {"a.txt": "first", "sub/b.txt": "second"}
+
+
+def _key(asset: str = "thing", upstream: ArtifactKey | None = None, **ingredients: object) -> ArtifactKey:
+    return ArtifactKey(asset, ingredients, {upstream.asset: upstream.fingerprint} if upstream else {})
+
+
+def _write(draft: Path) -> Written:
+    for name, text in CONTENT.items():
+        (draft / name).parent.mkdir(exist_ok=True)
+        (draft / name).write_text(text)
+    return Written(Summary(figures={"rows": 2}))
+
+
+def _refuse(_draft: Path) -> Written:
+    raise AssertionError("the artifact is there and must not be built again")
+
+
+def test_an_artifact_is_built_once_and_reused(tmp_path: Path) -> None:
+    store, key = ArtifactStore(tmp_path), _key(x=1)
+    built = store.build(key, _write)
+    assert not built.reused
+    assert (built.path / "sub/b.txt").read_text() == "second"
+    assert store.build(key, _refuse).reused
+    assert ArtifactStore(tmp_path).require(key).manifest.summary.figures == {"rows": 2}
+
+
+def test_the_manifest_says_what_went_in_and_what_came_out(tmp_path: Path) -> None:
+    upstream = _key("source", data="abc")
+    store = ArtifactStore(tmp_path)
+    manifest = json.loads((store.build(_key(upstream=upstream, x=1), _write).path / MANIFEST).read_text())
+    assert manifest["upstream"] == {"source": upstream.fingerprint}
+    assert manifest["ingredients"] == {"x": 1}
+    assert manifest["files"]["a.txt"]["size_bytes"] == len("first")
+    assert set(manifest["files"]) == set(CONTENT)
+
+
+def test_another_ingredient_or_upstream_is_another_artifact() -> None:
+    keys = [_key(x=1), _key(x=2), _key("other", x=1), _key(upstream=_key("source"), x=1)]
+    assert len({key.fingerprint for key in keys}) == len(keys)
+
+
+def test_force_builds_anew(tmp_path: Path) -> None:
+    store, key = ArtifactStore(tmp_path), _key()
+    store.build(key, _write)
+
+    def write_more(draft: Path) -> Written:
+        (draft / "new.txt").write_text("new")
+        return Written(Summary())
+
+    rebuilt = store.build(key, write_more, force=True)
+    assert sorted(rebuilt.manifest.files) == ["new.txt"]
+    assert not rebuilt.reused
+
+
+def test_a_failed_builder_leaves_the_earlier_artifact_and_no_draft(tmp_path: Path) -> None:
+    store, key = ArtifactStore(tmp_path), _key()
+    store.build(key, _write)
+
+    def fail(draft: Path) -> Written:
+        (draft / "half").write_text("half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        store.build(key, fail, force=True)
+    assert store.require(key).manifest.files.keys() == CONTENT.keys()
+    assert [path.name for path in (tmp_path / "thing").iterdir()] == [key.fingerprint]
+
+
+def test_a_missing_artifact_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingArtifact, match=r"dagster asset materialize --select '\*thing'"):
+        ArtifactStore(tmp_path).require(_key())
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda path: (path / "a.txt").write_text("fIrst"), "a.txt: SHA-256"),
+        (lambda path: (path / "a.txt").write_text("longer than it was"), "a.txt: 18 bytes, expected 5"),
+        (lambda path: (path / "a.txt").unlink(), "a.txt: missing"),
+        (lambda path: (path / "stray").touch(), "stray: not in the manifest"),
+        (lambda path: (path / MANIFEST).write_text("{"), "does not read"),
+        (lambda path: (path / MANIFEST).unlink(), "has no manifest.json"),
+    ],
+)
+def test_a_damaged_artifact_is_named_and_built_anew(tmp_path: Path, damage: object, fault: str) -> None:
+    key = _key()
+    damage(ArtifactStore(tmp_path).build(key, _write).path)  # type: ignore[operator]
+    with pytest.raises(CorruptArtifact, match=fault):
+        ArtifactStore(tmp_path).require(key)
+    said: list[str] = []
+    assert not ArtifactStore(tmp_path, on_damage=said.append).build(key, _write).reused
+    assert "built anew" in said[0]
+    ArtifactStore(tmp_path).require(key)
+
+
+def test_an_artifact_under_another_name_is_not_taken(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    store.build(_key(x=1), _write).path.rename(tmp_path / "thing" / _key(x=2).fingerprint)
+    with pytest.raises(CorruptArtifact, match="expected format 1, thing"):
+        store.require(_key(x=2))
+
+
+def test_an_artifact_holds_no_links(tmp_path: Path) -> None:
+    def link(draft: Path) -> Written:
+        (draft / "passwd").symlink_to("/etc/passwd")
+        return Written(Summary())
+
+    with pytest.raises(ArtifactError, match="plain files only; passwd"):
+        ArtifactStore(tmp_path / "store").build(_key(), link)
+
+
+def test_a_name_cannot_leave_the_store(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="must match"):
+        ArtifactStore(tmp_path).load("..", "passwd")
+
+
+def test_disk_that_is_too_small_is_said_in_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DiskSpaceError, match=r"merging needs 1024\.00 GiB of disk .* GiB short"):
+        ArtifactStore(tmp_path).require_space(2**40, "merging")
+
+
+def _build_slowly(root: Path, started: Path) -> None:
+    def write(draft: Path) -> Written:
+        with started.open("a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        return _write(draft)
+
+    ArtifactStore(root).build(_key(), write)
+
+
+def test_two_processes_build_the_same_key_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started = tmp_path / "started"
+    processes = [context.Process(target=_build_slowly, args=(tmp_path / "store", started)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert started.read_text() == "x"
+
+
+def _build_and_die_at(step: int, root: Path, *, force: bool) -> int:
+    """Build in a forked process that kills itself at the n-th operation on files; 0 if it got through."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def count(event: str, _args: object) -> None:
+            nonlocal seen
+            if event == "open" or event.startswith(("os.", "shutil.")):
+                seen += 1
+                if seen == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        ArtifactStore(root).build(_key(), _write, force=force)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["first", "forced"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_writer_killed_at_any_step_leaves_a_whole_artifact_or_none(tmp_path: Path, force: bool) -> None:
+    survived = step = 0
+    while not survived:
+        step += 1
+        root = tmp_path / str(step)
+        if force:
+            ArtifactStore(root).build(_key(), _write)
+        survived = _build_and_die_at(step, root, force=force) == 0
+        try:
+            found = ArtifactStore(root).require(_key())
+            assert found.manifest.files.keys() == CONTENT.keys()
+        except MissingArtifact:
+            assert not force, f"killed at step {step}: the earlier artifact is lost"
+        assert ArtifactStore(root).build(_key(), _write).path.is_dir()
+        left = {path.name for path in (root / "thing").iterdir()}
+        assert left == {_key().fingerprint}, f"killed at step {step}"
+    assert step > 20
+
+
+def _chain(store: ArtifactStore, number: int) -> list[ArtifactKey]:
+    adapter = _key("trained_adapter", n=number)
+    merged = _key("merged_model", upstream=adapter)
+    gguf = _key("gguf_model", upstream=merged)
+    for key in (adapter, merged, gguf):
+        store.build(key, _write)
+    return [adapter, merged, gguf]
+
+
+def test_retention_keeps_what_the_champion_is_made_of_and_the_last_few(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    chains = [_chain(store, number) for number in range(5)]
+    champion = chains[0][2]
+    dry = collect_garbage(store, [("gguf_model", champion.fingerprint)], keep_last=2, dry_run=True)
+    assert len(list(store.list_artifacts())) == 15
+    done = collect_garbage(store, [("gguf_model", champion.fingerprint)], keep_last=2)
+    assert done == dry
+    left = {(a.manifest.asset, a.manifest.fingerprint) for a in store.list_artifacts()}
+    expected = {(key.asset, key.fingerprint) for chain in (chains[0], chains[3], chains[4]) for key in chain}
+    expected.discard(("merged_model", chains[3][1].fingerprint))  # 16-bit weights go first
+    assert left == expected
+    assert done.freed_bytes == 7 * len("firstsecond")

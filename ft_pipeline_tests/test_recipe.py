@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.recipe_file import find_recipe, load_recipe
+
+GOOD = """\
+name: mine
+base_model: {source: data/base_model}
+dataset:
+  sources: [data/raw/*.jsonl]
+training:
+  lora:
+    rank: 8
+"""
+
+
+def _load(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return load_recipe(path, overrides)
+
+
+def test_a_recipe_needs_a_name_a_base_and_a_source_only(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, GOOD)
+    assert recipe.training.lora.rank == 8
+    assert recipe.quantization.types == ("Q4_K_M",)
+
+
+def test_every_recipe_of_the_project_loads(project: Path) -> None:
+    names = [path.stem for path in (project / "recipes").glob("*.yaml")]
+    assert "demo" in names
+    assert [load_recipe(find_recipe(name, project)).name for name in names] == names
+
+
+def test_an_unknown_field_is_named_with_its_line_and_the_nearest_right_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"mine.yaml:8: training.learning_rte: there is no such field; did you mean 'learning_rate'\?"
+    ):
+        _load(tmp_path, GOOD + "  learning_rte: 1.0e-4\n")
+
+
+def test_a_wrong_value_is_named_with_line_rule_and_value(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"mine.yaml:7: training.lora.rank: .* greater than or equal to 1 \(got 0\)"):
+        _load(tmp_path, GOOD.replace("rank: 8", "rank: 0"))
+
+
+def test_all_wrong_fields_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        _load(tmp_path, GOOD.replace("name: mine", "nme: mine").replace("rank: 8", "rank: eight"))
+    text = str(caught.value)
+    assert "mine.yaml:1: nme: there is no such field; did you mean 'name'?" in text
+    assert "name: the field is missing" in text
+    assert "got 'eight'" in text
+
+
+def test_a_field_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"mine.yaml:8: field 'name' stands twice \(first in line 1\)"):
+        _load(tmp_path, GOOD + "name: other\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be a mapping"),
+        ("- a\n", "must be a mapping"),
+        ("name: [\n", "not valid YAML"),
+        ("name: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
+        ("name: \x00\n", "not valid YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        _load(tmp_path, text)
+
+
+def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: \xff\n")
+    with pytest.raises(RecipeError, match="must be UTF-8 text; byte 6 is not"):
+        load_recipe(path)
+
+
+def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
+    recipe = _load(tmp_path, GOOD, {"training.lora.rank": 32, "evaluation.gate.min_stop_rate": 0.5})
+    assert recipe.training.lora.rank == 32
+    assert recipe.evaluation.gate.min_stop_rate == 0.5
+
+
+def test_a_wrong_override_says_that_it_is_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"run config: training.lora.rnk: .* did you mean 'rank'\?"):
+        _load(tmp_path, GOOD, {"training.lora.rnk": 32})
+
+
+def test_an_unknown_recipe_lists_those_that_are_there(project: Path) -> None:
+    with pytest.raises(RecipeError, match=r"Did you mean 'demo'\? Recipes here: .*demo"):
+        find_recipe("dmo", project)
+
+
+def test_an_unknown_quantization_type_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"mine.yaml:9: quantization.types: unknown quantization types: Q4 \(known: F16, "
+    ):
+        _load(tmp_path, GOOD + "quantization:\n  types: [Q4]\n")
+
+
+def test_a_gate_cannot_name_a_test_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the gate names test sets that dataset.test_sets lacks: fresh"):
+        _load(tmp_path, GOOD + "evaluation: {gate: {min_test_set_exact_match: {fresh: 0.5}}}\n")
+
+
+def test_a_hub_revision_must_be_a_commit(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"base_model.revision"):
+        _load(tmp_path, GOOD.replace("{source: data/base_model}", "{source: org/model, revision: main}"))
+
+
+def test_a_recipe_cannot_be_changed_after_it_was_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        _load(tmp_path, GOOD).name = "other"  # type: ignore[misc]

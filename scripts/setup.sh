@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Makes .venv ready: pinned packages, llama-cpp-python from its source distribution, and llama.cpp's converter from
+# that same source. `make` calls it when one of its inputs is newer than .venv/.ready. Needs Python 3.11-3.13 with
+# venv and a C/C++ compiler; needs no network once it has run.
+#   PYTHON=python3.12        the interpreter to use
+#   TORCH_BACKEND=cu128      uv's --torch-backend (default: auto; none when pip or uv is given a find-links folder)
+#   XDG_CACHE_HOME           where the built wheel is kept for the next clone (default: ~/.cache)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+LLAMA_VERSION=0.3.36
+LLAMA_SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
+VENV="$PWD/.venv"
+CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/ft_pipeline"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    if command -v "$candidate" >/dev/null &&
+       "$candidate" -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      printf '%s\n' "$candidate"; return
+    fi
+  done
+  fail "no Python 3.11, 3.12 or 3.13 found (tried: ${PYTHON:-python3.11 python3.12 python3.13 python3}). Install one, or name it: make setup PYTHON=/path/to/python3"
+}
+
+has_cuda_toolkit() { command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
+
+install_packages() {  # $1: the folder with the llama-cpp-python wheel
+  # uv does not read pip's settings; a machine that brings its own torch build for pip must bring it for uv too.
+  export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
+  [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
+  local backend="${TORCH_BACKEND:-}"
+  if [ -z "$backend" ] && [ -z "${UV_FIND_LINKS:-}" ]; then backend=auto; fi
+  "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" ${backend:+--torch-backend="$backend"} \
+    --constraint constraints.txt --find-links "$1" --editable . --group dev
+}
+
+# The wheel is built for this machine's processor, so the key of its cache says which one.
+llama_cache_key() {
+  { printf '%s\n' "$LLAMA_SHA256" "$1"; uname -sm; grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || true; } |
+    sha256sum | cut -c1-16
+}
+
+build_llama() {  # prints the folder that holds the wheel and llama.cpp's converter
+  local flags="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF"
+  if has_cuda_toolkit; then flags="$flags -DGGML_CUDA=ON"; fi
+  local kept work sdist
+  kept="$CACHE/llama-cpp-python-$LLAMA_VERSION-$(llama_cache_key "$flags")"
+  if [ ! -d "$kept" ]; then
+    command -v c++ >/dev/null || fail "no C++ compiler (c++) found. Install one, e.g.: apt-get install build-essential"
+    mkdir -p "$CACHE"
+    work=$(mktemp -d "$CACHE/.build.XXXXXX"); trap 'rm -rf "$work"' EXIT
+    "$VENV/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+      --dest "$work" "llama-cpp-python==$LLAMA_VERSION"
+    sdist="$work/llama_cpp_python-$LLAMA_VERSION.tar.gz"
+    printf '%s  %s\n' "$LLAMA_SHA256" "$sdist" | sha256sum --check --quiet ||
+      fail "the source distribution of llama-cpp-python $LLAMA_VERSION is not the one that was tested. Do not build it."
+    say "building llama-cpp-python $LLAMA_VERSION from source, once on this machine (about 4 minutes on 2 cores)"
+    CMAKE_ARGS="$flags ${CMAKE_ARGS:-}" CMAKE_BUILD_PARALLEL_LEVEL="$(nproc)" \
+      "$VENV/bin/uv" build --quiet --wheel --python "$VENV/bin/python" --out-dir "$work/out" "$sdist" ||
+      fail "llama-cpp-python did not build; the compiler's own message is above"
+    tar -xzf "$sdist" -C "$work"
+    local source="$work/llama_cpp_python-$LLAMA_VERSION/vendor/llama.cpp"
+    mkdir "$work/out/llama.cpp"
+    cp -r "$source"/{convert_hf_to_gguf.py,convert_lora_to_gguf.py,conversion,gguf-py,LICENSE} "$work/out/llama.cpp/"
+    printf '%s\n' "$LLAMA_VERSION" > "$work/out/llama.cpp/LLAMA_CPP_PYTHON_VERSION"
+    mv -T "$work/out" "$kept" 2>/dev/null || [ -d "$kept" ] || fail "could not write $kept"
+    rm -rf "$work"; trap - EXIT
+  fi
+  printf '%s\n' "$kept"
+}
+
+install_converter() {  # $1: the folder that holds it
+  local target="$VENV/share/ft_pipeline/llama.cpp"
+  mkdir -p "${target%/*}"
+  rm -rf "$target"
+  cp -r "$1/llama.cpp" "$target"
+}
+
+python=$(find_python)
+say "using $("$python" --version) in .venv"
+[ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" ||
+  fail "could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
+llama=$(build_llama)
+say "installing the pinned packages"
+install_packages "$llama"
+install_converter "$llama"
+touch "$VENV/.ready"
+say "ready"
