@@ -15,7 +15,7 @@ from ft_pipeline.base_model import open_base
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import find_device
-from ft_pipeline.quantization.convert import find_converter
+from ft_pipeline.quantization.convert import check_converter, default_converter
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 
 _WANTED_FREE_BYTES = 5 << 30
@@ -34,12 +34,18 @@ def examine(root: Path, recipe_name: str) -> Iterator[Finding]:
     """Look at everything that a run of this recipe needs."""
     yield _examine_python()
     yield _examine_packages(root / "constraints.txt")
-    yield _guard("llama.cpp's converter", lambda: str(find_converter()), "make setup")
+    yield _guard("llama.cpp's converter", _find_converter, "make setup")
     yield _examine_compiler()
     yield _examine_disk(root)
     yield _guard("device", lambda: find_device("auto").label, "check the NVIDIA driver with nvidia-smi")
     yield _examine_torch()
     yield _examine_recipe(root, recipe_name)
+
+
+def _find_converter() -> str:
+    tree = default_converter()
+    check_converter(tree)
+    return str(tree)
 
 
 def _guard(subject: str, look: Callable[[], str], fix: str) -> Finding:

@@ -96,7 +96,7 @@ class Pipeline:
         """Rows that keep the contract, tokenized and split."""
         raw = self.store.require(self._lineage.raw_dataset)
         return self._build_in_process(
-            "validate",
+            "ft_pipeline.datasets.validate:validate_dataset",
             self._lineage.validated_dataset,
             lambda draft: ValidateRequest(
                 raw_rows=raw.path / RAW_FILE, base=self._base.path, settings=self.recipe.dataset, out_dir=draft
@@ -111,7 +111,7 @@ class Pipeline:
         # 16-bit merged weights, the f16 GGUF and every type: a disk that cannot hold the result is found out now.
         self.store.require_space(int(weights * (2 + bits / 16)), "training, merging and quantizing")
         return self._build_in_process(
-            "train",
+            "ft_pipeline.finetuning.trainer:train_adapter",
             self._lineage.trained_adapter,
             lambda draft: TrainRequest(
                 base=self._base.path,
@@ -131,7 +131,7 @@ class Pipeline:
         """The adapter merged into the 16-bit base."""
         adapter = self.store.require(self._lineage.trained_adapter)
         return self._build_in_process(
-            "merge",
+            "ft_pipeline.merging.merge:merge_adapter",
             self._lineage.merged_model,
             lambda draft: MergeRequest(base=self._base.path, adapter=adapter.path, out_dir=draft),
         )
@@ -153,7 +153,7 @@ class Pipeline:
             *self._champion_contestants(against),
         ]
         return self._build_in_process(
-            "evaluate",
+            "ft_pipeline.evaluation.evaluate:evaluate",
             self._lineage.evaluation_report(against),
             lambda draft: EvaluationRequest(
                 rows=validated.path / EVALUATION_FILE,
@@ -243,17 +243,17 @@ class Pipeline:
         self._reporter.info(f"{key.asset} {key.fingerprint}: {state}")
         return artifact
 
-    def _build_in_process(self, stage: str, key: ArtifactKey, request: Any) -> Artifact:
+    def _build_in_process(self, function: str, key: ArtifactKey, request: Any) -> Artifact:
         def write(draft: Path) -> Written:
             made: BaseModel = request(draft)
-            result = run_stage(stage, made, reporter=self._reporter, log_path=self.store.log_path(key))
+            result = run_stage(function, made, reporter=self._reporter, log_path=self.store.log_path(key))
             return Written(result.summary, result.peak_rss_bytes)
 
         return self._build(key, write)
 
     def _build_gguf(self, key: ArtifactKey, model: Path, name: str, validated: Artifact) -> Artifact:
         return self._build_in_process(
-            "gguf",
+            "ft_pipeline.quantization.gguf:build_gguf",
             key,
             lambda draft: GgufRequest(
                 model=model,

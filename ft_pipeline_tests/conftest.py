@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ft_pipeline_tests.tiny_model import make_base
+
+# A test machine may be slow at any moment; that is no failure.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 PROJECT = Path(__file__).parent.parent
 

@@ -6,6 +6,7 @@ A row's ids are those of the chat template's rendering, cut after the last end-o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ft_pipeline.errors import BaseModelError
 # What torch.nn.CrossEntropyLoss leaves out.
 IGNORED = -100
 _PROBE = "sentinel"
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,17 @@ class TokenContract:
         return self._encode([user, answer], add_generation_prompt=False)
 
     def _find_end_of_turn(self, base: Path) -> int:
-        special = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
-        ids = self._probe()
-        ends = [i for i in range(len(ids)) if _PROBE in self._tokenizer.decode(ids[i:])]
-        after_answer = ids[ends[-1] + 1 :] if ends else []
-        for token in after_answer:
-            if token in special:
-                return token
+        """The first control token that the template writes after an answer."""
+        decode, ids = self._tokenizer.decode, self._probe()
+        start = max((i for i in range(len(ids)) if _PROBE in decode(ids[i:])), default=len(ids))
+        end = next((j for j in range(start, len(ids)) if _PROBE in decode(ids[start : j + 1])), len(ids)) + 1
+        tokens = self._tokenizer.added_tokens_decoder
+        for token_id in ids[end:]:
+            if token_id in tokens and tokens[token_id].special and not _BYTE_TOKEN.fullmatch(tokens[token_id].content):
+                return int(token_id)
         raise BaseModelError(
-            f"a chat template must end a turn with a special token, or the model never learns to stop; the template of "
-            f"{base} writes {self._tokenizer.decode(after_answer)!r} after an answer. Fix the template."
+            "a chat template must end a turn with a special token, or the model never learns to stop; the template of "
+            f"{base} writes {decode(ids[end:])!r} after an answer. Fix the template."
         )
 
 

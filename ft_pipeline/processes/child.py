@@ -1,4 +1,4 @@
-"""A stage's own process: `python -m ft_pipeline.processes.child STAGE EVENT_DESCRIPTOR`."""
+"""A stage's own process: `python -m ft_pipeline.processes.child MODULE:FUNCTION MODULE:REQUEST EVENT_DESCRIPTOR`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
 from ft_pipeline.errors import PipelineError, StageCancelled
 
-# What may run here: the request's model and the function, imported only now.
-STAGES: dict[str, tuple[str, str, str]] = {
-    "validate": ("ft_pipeline.datasets.validate", "ValidateRequest", "validate_dataset"),
-    "train": ("ft_pipeline.finetuning.trainer", "TrainRequest", "train_adapter"),
-    "merge": ("ft_pipeline.merging.merge", "MergeRequest", "merge_adapter"),
-    "gguf": ("ft_pipeline.quantization.gguf", "GgufRequest", "build_gguf"),
-    "evaluate": ("ft_pipeline.evaluation.evaluate", "EvaluationRequest", "evaluate"),
-}
 # A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
 GRACE_SECONDS = 30.0
 
@@ -56,8 +47,8 @@ class EventReporter:
         self.send("progress", done=done, total=total, figures=figures)
 
 
-def main(stage: str, event_descriptor: int) -> int:
-    """Run a stage; its outcome goes to the parent as the last event.
+def main(function_name: str, request_name: str, event_descriptor: int) -> int:
+    """Run a stage's function on its request; the outcome goes to the parent as the last event.
 
     Returns:
         The exit status: 0 if the stage has a result.
@@ -68,8 +59,8 @@ def main(stage: str, event_descriptor: int) -> int:
     request = sys.stdin.buffer.readline()
     threading.Thread(target=_watch_parent, name="lifeline", daemon=True).start()
     try:
-        run = _import_stage(stage)
-        summary = run(request, events)
+        run, request_model = _find(function_name), _find(request_name)
+        summary = run(request_model.model_validate_json(request), events)
     except PipelineError as err:
         events.send("error", type=type(err).__name__, message=str(err))
     except Exception as err:  # noqa: BLE001 - the boundary of the process: everything becomes an event
@@ -77,14 +68,21 @@ def main(stage: str, event_descriptor: int) -> int:
     else:
         events.send("result", summary=summary.model_dump(), peak_rss_bytes=_peak_rss_bytes())
         return 0
+    finally:
+        _end_group()
     return 1
 
 
-def _import_stage(stage: str) -> Callable[[bytes, EventReporter], Any]:
-    module_name, request_name, function_name = STAGES[stage]
-    module = importlib.import_module(module_name)
-    request_model, function = getattr(module, request_name), getattr(module, function_name)
-    return lambda request, events: function(request_model.model_validate_json(request), events)
+def _find(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _end_group() -> None:
+    """Take along what the stage has started and left behind; nobody else would, if the parent is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGTERM)
 
 
 def _cancel(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -106,4 +104,4 @@ def _peak_rss_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

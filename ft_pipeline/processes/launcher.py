@@ -33,7 +33,12 @@ class StageResult:
 
 
 def run_stage(
-    stage: str, request: BaseModel, *, reporter: Reporter, log_path: Path, environment: Mapping[str, str] | None = None
+    function: str,
+    request: BaseModel,
+    *,
+    reporter: Reporter,
+    log_path: Path,
+    environment: Mapping[str, str] | None = None,
 ) -> StageResult:
     """Run a stage in a child process and wait for it.
 
@@ -41,8 +46,8 @@ def run_stage(
     after `GRACE_SECONDS`.
 
     Args:
-        stage: A name in `child.STAGES`.
-        request: The stage's request.
+        function: The stage's function as `module:name`; it takes the request and a `Reporter` and returns a `Summary`.
+        request: What the function is given; sent as JSON.
         reporter: Where the child's words and figures go.
         log_path: File for what the child's libraries print.
         environment: Variables set for the child on top of this process's.
@@ -52,11 +57,12 @@ def run_stage(
         StageProcessError: the process crashed or was killed; the message holds the end of the log.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    request_name = f"{type(request).__module__}:{type(request).__qualname__}"
     read_end, write_end = os.pipe()
     with log_path.open("wb") as log, os.fdopen(read_end, "rb") as events:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ft_pipeline.processes.child", stage, str(write_end)],
+                [sys.executable, "-m", "ft_pipeline.processes.child", function, request_name, str(write_end)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -74,7 +80,7 @@ def run_stage(
             raise
         finally:
             _kill_group(process)
-    return _judge(stage, process.returncode, outcome, log_path)
+    return _judge(function.partition(":")[2], process.returncode, outcome, log_path)
 
 
 def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes], reporter: Reporter) -> Any:

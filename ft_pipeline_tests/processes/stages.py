@@ -1,0 +1,57 @@
+"""Stages for the tests of the launcher: what a real one might do wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from ft_pipeline.errors import DatasetError, StageCancelled
+from ft_pipeline.processes.reporter import Reporter
+from ft_pipeline.summary import Summary
+
+
+class PlayRequest(BaseModel):
+    """What to play, and a file to write into."""
+
+    act: str
+    path: Path
+
+
+def play(request: PlayRequest, reporter: Reporter) -> Summary:
+    """Do what the request's act says."""
+    match request.act:
+        case "succeed":
+            reporter.info("hello")
+            reporter.progress(1, 2, loss=0.5)
+            sys.stdout.write("chatter of a library\n")
+            return Summary(figures={"answer": 42})
+        case "refuse":
+            raise DatasetError("rule, value, place, fix")
+        case "crash":
+            raise ZeroDivisionError("unforeseen")
+        case "die":
+            sys.stderr.write("the last words\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(0)
+        case "wait":
+            _wait(request.path)
+    return Summary()
+
+
+def _wait(path: Path) -> None:
+    """Start a process of our own, say both ids, and wait to be stopped."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    path.write_text(f"{os.getpid()} {child.pid}")
+    try:
+        time.sleep(60)
+    except StageCancelled:
+        path.with_suffix(".checkpoint").touch()
+        raise
