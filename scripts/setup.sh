@@ -36,7 +36,7 @@ install_packages() {  # $1: the folder with the llama-cpp-python wheel
   local backend="${TORCH_BACKEND:-}"
   if [ -z "$backend" ] && [ -z "${UV_FIND_LINKS:-}" ]; then backend=auto; fi
   "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" ${backend:+--torch-backend="$backend"} \
-    --constraint constraints.txt --find-links "$1" --editable . --group dev
+    --compile-bytecode --constraint constraints.txt --find-links "$1" --editable . --group dev
 }
 
 # The wheel is built for this machine's processor, so the key of its cache says which one.

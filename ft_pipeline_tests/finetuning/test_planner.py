@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import BaseModelError, MemoryBudgetError, ResourceError
 from ft_pipeline.finetuning.device import CPU, Device, find_device
-from ft_pipeline.finetuning.planner import BatchPlan, plan_batch, predict_memory, read_shapes, require_memory
+from ft_pipeline.finetuning.planner import (
+    BatchPlan,
+    plan_batch,
+    predict_memory,
+    read_config,
+    read_shapes,
+    require_memory,
+)
 from ft_pipeline.recipe import LoraSection, TrainingSection
 
 _GIB = 2**30
@@ -81,7 +88,8 @@ def test_a_higher_rank_and_a_16_bit_base_take_more(tmp_path: Path) -> None:
 
 
 def test_the_shapes_are_those_of_the_file(tiny_base: Path) -> None:
-    assert read_shapes(tiny_base)["model.embed_tokens.weight"] == (384, 256)
+    vocabulary_size = read_config(tiny_base)["vocab_size"]
+    assert read_shapes(tiny_base)["model.embed_tokens.weight"] == (vocabulary_size, 256)
 
 
 def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:

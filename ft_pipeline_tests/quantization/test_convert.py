@@ -1,0 +1,123 @@
+"""llama.cpp's converter: what it takes, what it refuses, and what it leaves to be mended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.errors import ConversionError, EnvironmentMismatch
+from ft_pipeline.quantization.convert import Conversion, check_converter, default_converter
+from ft_pipeline.quantization.llama_library import open_vocabulary
+from ft_pipeline.quantization.parity import build_references, compare_tokens
+from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
+from ft_pipeline.quantization.vocabulary import repair_vocabulary
+from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
+from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
+
+
+@pytest.fixture(scope="module")
+def refusals(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What becomes of models that the real converter refuses; its runs go side by side."""
+    folder = tmp_path_factory.mktemp("refused")
+    unknown_tokenizer = copy_model(model, folder / "unknown-tokenizer")
+    make_unknown_tokenizer(unknown_tokenizer)
+    unknown_architecture = copy_model(model, folder / "unknown-architecture")
+    _edit(unknown_architecture / "config.json", architectures=["TinyForCausalLM"])
+    messages = {}
+    with ExitStack() as stack:
+        runs = {
+            path.name: stack.enter_context(Conversion(path, folder / f"{path.name}.gguf", "demo", default_converter()))
+            for path in (unknown_tokenizer, unknown_architecture)
+        }
+        for name, run in runs.items():
+            with pytest.raises(ConversionError) as refusal:
+                run.wait()
+            messages[name] = str(refusal.value)
+    return messages
+
+
+def test_explains_a_tokenizer_that_llama_cpp_does_not_know(refusals: dict[str, str]) -> None:
+    assert "knows byte-level BPE tokenizers by a hash, and not this one" in refusals["unknown-tokenizer"]
+    assert "BPE pre-tokenizer was not recognized" in refusals["unknown-tokenizer"]
+
+
+def test_explains_an_architecture_that_llama_cpp_does_not_know(refusals: dict[str, str]) -> None:
+    assert "does not know the architecture" in refusals["unknown-architecture"]
+    assert "Model TinyForCausalLM is not supported" in refusals["unknown-architecture"]
+
+
+def test_shows_the_last_lines_of_an_unforeseen_failure(model: Path, tmp_path: Path) -> None:
+    tree = make_converter(tmp_path / "tree", "import sys\nsys.exit('on fire')\n")
+    with (
+        Conversion(model, tmp_path / "out.gguf", "demo", tree) as conversion,
+        pytest.raises(ConversionError, match=r"exit status 1\. Its last lines:\non fire"),
+    ):
+        conversion.wait()
+
+
+def test_ends_the_converter_when_the_caller_is_stopped(model: Path, tmp_path: Path) -> None:
+    tree = make_converter(tmp_path / "tree", "import time\ntime.sleep(60)\n")
+    conversion = Conversion(model, tmp_path / "out.gguf", "demo", tree)
+    with pytest.raises(KeyboardInterrupt), conversion:
+        raise KeyboardInterrupt
+    assert conversion.running is False
+
+
+def test_refuses_a_folder_without_a_tokenizer(model: Path, tmp_path: Path) -> None:
+    bare = Path(shutil.copytree(model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
+    with pytest.raises(ConversionError, match=r"carries its tokenizer; .*bare has none of tokenizer\.json"):
+        Conversion(bare, tmp_path / "out.gguf", "demo", default_converter())
+
+
+def test_refuses_a_converter_of_another_version(tmp_path: Path) -> None:
+    tree = make_converter(tmp_path / "tree", "", release="0.0.1")
+    with pytest.raises(EnvironmentMismatch, match=r"is of llama-cpp-python 0\.0\.1, installed is .*make setup"):
+        check_converter(tree)
+
+
+def test_refuses_a_missing_converter(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentMismatch, match="Run: make setup"):
+        check_converter(tmp_path)
+
+
+def test_mends_what_the_converter_leaves_open(
+    f16: Path, model: Path, trained: TrainedTokenizer, tmp_path: Path
+) -> None:
+    references = build_references(trained, [])
+    plain = _undo_repair(f16, tmp_path / "plain.gguf")
+    assert compare_tokens(plain, trained, references).different > 0
+    assert repair_vocabulary(plain, model)
+    assert plain.read_bytes() == f16.read_bytes()
+    assert compare_tokens(plain, trained, references).different == 0
+
+
+def test_leaves_a_vocabulary_with_scores_alone(f16: Path, model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copyfile(f16, tmp_path / "copy.gguf"))
+    assert not repair_vocabulary(copy, model)
+
+
+def test_keeps_the_trained_template(f16: Path, trained: TrainedTokenizer) -> None:
+    with open_vocabulary(f16) as vocabulary:
+        assert vocabulary.chat_template == trained.template
+
+
+def _undo_repair(source: Path, target: Path) -> Path:
+    """The GGUF as llama.cpp's converter wrote it."""
+    from gguf import GGUFReader, TokenType
+
+    shutil.copyfile(source, target)
+    reader = GGUFReader(target, "r+")
+    scores, types = (reader.fields[f"tokenizer.ggml.{name}"] for name in ("scores", "token_type"))
+    for index in scores.data:
+        scores.parts[index][0] = -1000.0
+    types.parts[types.data[3]][0] = TokenType.NORMAL  # <|im_start|>: a special token without a role
+    reader.data.flush()
+    return target
+
+
+def _edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
