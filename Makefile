@@ -8,7 +8,7 @@ export FT_PIPELINE_RECIPE ?= demo
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 READY := $(VENV)/.ready
-HOME_READY := $(DAGSTER_HOME)/.ready
+HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run dev test check format doctor verify gc lock clean
@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh
 
 # Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.
 $(HOME_READY): $(READY)
-	@mkdir -p $(DAGSTER_HOME)
-	@ln -sf ../dagster.yaml $(DAGSTER_HOME)/dagster.yaml
+	@mkdir -p .dagster
+	@ln -sf ../dagster.yaml .dagster/dagster.yaml
 	@$(VENV)/bin/dagster instance info >/dev/null
 	@$(VENV)/bin/dagster instance concurrency set gpu 1 >/dev/null
 	@touch $@

@@ -19,7 +19,7 @@ from ft_pipeline.base_model import BaseModel as Base
 from ft_pipeline.base_model import open_base, size_of_weights
 from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
 from ft_pipeline.datasets.sources import find_sources
-from ft_pipeline.datasets.validate import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
+from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest

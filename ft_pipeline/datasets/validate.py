@@ -7,32 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.datasets.contract import TokenContract, TokenizedRow
-from ft_pipeline.datasets.formats import FORMATS, Message, RowFault
+from ft_pipeline.datasets.formats import FORMATS, RowFault
 from ft_pipeline.datasets.schema import MESSAGES, conversation_schema, find_breaches, token_schema
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.split import conversation_key, prompt_of, split_position
+from ft_pipeline.datasets.validated import (
+    EVALUATION_FILE,
+    HELD_OUT,
+    QUARANTINE_FILE,
+    TRAIN_FILE,
+    ValidateRequest,
+)
 from ft_pipeline.errors import DatasetError
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.recipe import DatasetSection
 from ft_pipeline.summary import Check, Scalar, Summary
 
-TRAIN_FILE, EVALUATION_FILE, QUARANTINE_FILE = "train.parquet", "evaluation.parquet", "quarantine.parquet"
-HELD_OUT = "held_out"
 _ORIGIN = ("set", "source_file", "source_line")
-
-
-class ValidateRequest(BaseModel):
-    """What the stage's process is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    raw_rows: Path
-    base: Path
-    settings: DatasetSection
-    out_dir: Path
 
 
 def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
@@ -226,9 +219,3 @@ def _summarize(
             )
         ],
     )
-
-
-def sample_conversations(path: Path, most: int = 64) -> tuple[tuple[Message, ...], ...]:
-    """The first conversations of a validated file, for checks that need real ones."""
-    frame = pl.read_parquet(path, columns=["messages"], n_rows=most)
-    return tuple(tuple(messages) for messages in frame["messages"].to_list())

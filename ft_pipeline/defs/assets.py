@@ -27,13 +27,13 @@ def _asset(
 
 
 @_asset("raw_dataset", "data", {"jsonl", "parquet"})
-def raw_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def raw_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Every line of the recipe's sources as it came, with its file and line number. Pins the data of the run."""
     return to_result(pipeline.open(context).raw_dataset())
 
 
 @_asset("validated_dataset", "data", {"pandera", "polars"}, deps=[raw_dataset], check_specs=checks.VALIDATED_DATASET)
-def validated_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def validated_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Rows that keep the contract, tokenized and split; the others are in quarantine with a reason."""
     return to_result(pipeline.open(context).validated_dataset(), checks.VALIDATED_DATASET)
 
@@ -41,19 +41,19 @@ def validated_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResou
 @_asset("trained_adapter", "model", {"unsloth", "pytorch"}, deps=[validated_dataset], pool=GPU_POOL)
 def trained_adapter(
     context: dg.AssetExecutionContext, pipeline: PipelineResource, gpu: GpuResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult:
     """LoRA adapter on the 4-bit base, trained on the training rows while the device is held."""
     return to_result(pipeline.open(context).trained_adapter(gpu.settings()))
 
 
 @_asset("merged_model", "model", {"pytorch", "safetensors"}, deps=[trained_adapter])
-def merged_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def merged_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The adapter merged into the 16-bit base: fp16 safetensors."""
     return to_result(pipeline.open(context).merged_model())
 
 
 @_asset("gguf_model", "model", {"llamacpp", "gguf"}, deps=[merged_model, validated_dataset])
-def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The merged model quantized to the recipe's GGUF types, its tokens and template checked in llama.cpp."""
     return to_result(pipeline.open(context).gguf_model())
 
@@ -65,12 +65,12 @@ def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
     deps=[gguf_model, validated_dataset],
     check_specs=checks.EVALUATION_REPORT,
 )
-def evaluation_report(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def evaluation_report(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Base, champion and challenger scored as the GGUF files that ship, on rows that none was trained on."""
     return to_result(pipeline.open(context).evaluation_report(), checks.EVALUATION_REPORT)
 
 
 @_asset("published_model", "release", {"gguf"}, deps=[evaluation_report])
-def published_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult[Any]:
+def published_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The champion: moved to the challenger if its report lets it through, kept otherwise."""
     return publication_to_result(pipeline.open(context).published_model())

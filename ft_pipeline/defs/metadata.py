@@ -12,7 +12,7 @@ from ft_pipeline.pipeline import Publication
 from ft_pipeline.summary import Check, Scalar
 
 
-def to_result(artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = ()) -> dg.MaterializeResult[Any]:
+def to_result(artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = ()) -> dg.MaterializeResult:
     """The materialization of an artifact: figures, tables, plots, checks, and its fingerprint as data version."""
     manifest = artifact.manifest
     metadata: dict[str, dg.MetadataValue[Any]] = {
@@ -35,7 +35,7 @@ def to_result(artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = ()) -> dg
     )
 
 
-def publication_to_result(publication: Publication) -> dg.MaterializeResult[Any]:
+def publication_to_result(publication: Publication) -> dg.MaterializeResult:
     """What publishing did; the data version is the champion's fingerprint, so a champion that stays is no change."""
     champion = publication.champion
     metadata: dict[str, dg.MetadataValue[Any]] = {

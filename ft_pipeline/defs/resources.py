@@ -12,7 +12,7 @@ from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 
 
-class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class PipelineResource(dg.ConfigurableResource):
     """The pipeline of a run: which recipe, on which store."""
 
     recipe: str = Field(default="", description="A name in recipes/ or a path; empty: FT_PIPELINE_RECIPE, else demo.")
@@ -38,7 +38,7 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
 
-class GpuResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class GpuResource(dg.ConfigurableResource):
     """The one way to train: a device that one process of this machine holds at a time, in whatever instance it runs."""
 
     device: str = Field(

@@ -89,9 +89,9 @@ def predict_memory(
     hidden = int(config["hidden_size"])
     # fp32 weights and gradients, and Adam's two moments in 32 or 8 bits
     adapter_bytes = adapter_count * (8 + (2 if training.optimizer == "adamw_8bit" else 8))
-    # On a GPU Unsloth moves checkpoints to the host and computes the loss in chunks: one layer is live. 24 bf16 values a
-    # hidden unit were measured (an 8B on an H200, 4,096 against 16,384 tokens a micro-batch: 6.78 and 9.04 GiB). On the
-    # CPU all layers stay in fp32, 17 values a hidden unit (Korthikanti et al. 2022, arXiv:2205.05198, eq. 1).
+    # On a GPU Unsloth moves checkpoints to the host and computes the loss in chunks: one layer is live. 24 bf16 values
+    # a hidden unit were measured (an 8B on an H200, 4,096 against 16,384 tokens a micro-batch: 6.78 and 9.04 GiB). On
+    # the CPU all layers stay in fp32, 17 values a hidden unit (Korthikanti et al. 2022, arXiv:2205.05198, eq. 1).
     per_token = hidden * 2 * 24 if device.is_gpu else hidden * 4 * 17 * int(config["num_hidden_layers"])
     logits_per_token = 0 if device.is_gpu else int(config["vocab_size"]) * 4
     return MemoryPlan(

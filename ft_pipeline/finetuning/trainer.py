@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.base_model import copy_tokenizer
+from ft_pipeline.datasets.validated import read_row_lengths
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.lease import hold_device
@@ -71,7 +72,7 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
 
 
 def _plan(request: TrainRequest, device: Device, scratch: Path, reporter: Reporter) -> Job:
-    lengths = _read_lengths(request.rows)
+    lengths = read_row_lengths(request.rows)
     settings, longest = request.settings, max(lengths)
     batch = plan_batch(settings.effective_batch_tokens, sum(lengths) / len(lengths), longest, device)
     memory = predict_memory(request.base, settings, batch, longest, device)
@@ -91,13 +92,6 @@ def _plan(request: TrainRequest, device: Device, scratch: Path, reporter: Report
         max_row_tokens=longest,
         scratch=scratch,
     )
-
-
-def _read_lengths(rows: Path) -> list[int]:
-    import polars as pl
-
-    lengths: list[int] = pl.read_parquet(rows, columns=["input_ids"])["input_ids"].list.len().to_list()
-    return lengths
 
 
 def _train(job: Job, request: TrainRequest, reporter: Reporter) -> Summary:

@@ -63,9 +63,8 @@ def load_model(job: Job) -> tuple[Any, Any]:
     Raises:
         TrainingError: a target module is not in the model; the message lists what is.
     """
-    from unsloth import FastLanguageModel  # first: it patches transformers, TRL and PEFT
-
     import torch
+    from unsloth import FastLanguageModel  # first: it patches transformers, TRL and PEFT
 
     settings, lora = job.settings, job.settings.lora
     model, tokenizer = FastLanguageModel.from_pretrained(

@@ -11,13 +11,13 @@ import pytest
 from ft_pipeline.datasets.contract import IGNORED, TokenContract
 from ft_pipeline.datasets.snapshot import snapshot_sources
 from ft_pipeline.datasets.sources import find_sources
-from ft_pipeline.datasets.validate import (
+from ft_pipeline.datasets.validate import validate_dataset
+from ft_pipeline.datasets.validated import (
     EVALUATION_FILE,
     QUARANTINE_FILE,
     TRAIN_FILE,
     ValidateRequest,
     sample_conversations,
-    validate_dataset,
 )
 from ft_pipeline.errors import BaseModelError, DatasetError
 from ft_pipeline.processes.reporter import LogReporter

@@ -1,0 +1,146 @@
+"""What a user gets wrong, through Dagster: one clear error, and nothing half-written or lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from ft_pipeline.definitions import defs
+from ft_pipeline.finetuning.lease import hold_device
+
+RECIPE: dict[str, Any] = {
+    "name": "mine",
+    "base_model": {"source": "base"},
+    "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
+    "evaluation": {"max_new_tokens": 4},
+}
+ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
+
+
+@pytest.fixture
+def user(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a user's own project: recipe, data and base."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "data/rows.jsonl").write_text("".join(ROW % (number, number) for number in range(20)))
+    shutil.copytree(tiny_base, tmp_path / "base")
+    for name, value in {"ROOT": tmp_path, "RECIPE": "mine", "LOCK_DIR": tmp_path / "locks", "DEVICE": "cpu"}.items():
+        monkeypatch.setenv(f"FT_PIPELINE_{name}", str(value))
+    monkeypatch.delenv("FT_PIPELINE_ARTIFACTS", raising=False)
+    return tmp_path
+
+
+def _run(*assets: str, pipeline: dict[str, Any] | None = None, gpu: dict[str, Any] | None = None) -> str:
+    """Materialize assets in this process.
+
+    Returns:
+        The text of the error of the asset that failed; empty if none did.
+    """
+    config = {"pipeline": {"config": pipeline or {}}, "gpu": {"config": gpu or {}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("fine_tune").execute_in_process(
+            run_config={"resources": config},
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            instance=instance,
+            raise_on_error=False,
+        )
+    errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+    texts = [cause.message if cause else error.message for error in errors if error for cause in [error.cause]]
+    return "\n".join(texts)
+
+
+def _left(user: Path) -> set[str]:
+    return {path.parent.name for path in (user / "data/artifacts").glob("[a-z]*/*")}
+
+
+def test_good_input_passes(user: Path) -> None:
+    assert _run("raw_dataset", "validated_dataset") == ""
+    assert _left(user) == {"raw_dataset", "validated_dataset"}
+
+
+def test_a_wrong_field_of_the_recipe(user: Path) -> None:
+    (user / "recipes/mine.yaml").write_text(yaml.safe_dump(RECIPE | {"trainng": {}}))
+    assert "mine.yaml:" in (error := _run("raw_dataset"))
+    assert "trainng: there is no such field; did you mean 'training'?" in error
+    assert _left(user) == set()
+
+
+@pytest.mark.usefixtures("user")
+def test_a_wrong_field_in_the_run_config() -> None:
+    assert "run config: training.epocs" in _run("raw_dataset", pipeline={"overrides": {"training.epocs": 1}})
+
+
+def test_no_file_in_the_sources(user: Path) -> None:
+    (user / "data/rows.jsonl").unlink()
+    assert "data/*.jsonl (train): matches no file below" in _run("raw_dataset")
+
+
+def test_an_empty_data_set(user: Path) -> None:
+    (user / "data/rows.jsonl").write_text("\n")
+    assert "a data set must have at least one row; the sources are empty: data/rows.jsonl" in _run("raw_dataset")
+    assert _left(user) == set()
+
+
+def test_a_base_that_is_not_there(user: Path) -> None:
+    shutil.rmtree(user / "base")
+    assert "base_model.source must be a folder of the project or a Hub name" in _run("raw_dataset")
+
+
+def test_a_base_without_a_chat_template(user: Path) -> None:
+    (user / "base/chat_template.jinja").unlink()
+    assert "a base model must have a chat template" in _run("raw_dataset", "validated_dataset")
+    assert _left(user) == {"raw_dataset"}
+
+
+@pytest.mark.usefixtures("user")
+def test_an_asset_whose_input_was_never_made() -> None:
+    error = _run("merged_model")
+    assert "trained_adapter" in error
+    assert "dagster asset materialize --select '*trained_adapter'" in error
+
+
+def test_a_card_too_small(user: Path) -> None:
+    error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"memory_limit_gib": 0.01})
+    assert "training must fit the device" in error
+    assert "allowed by gpu.memory_limit_gib" in error
+    assert _left(user) == {"raw_dataset", "validated_dataset"}
+
+
+def test_a_device_that_somebody_holds(user: Path) -> None:
+    with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=0, holder="another recipe", tell=lambda _: None):
+        error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"wait_seconds": 0.2})
+    assert "cpu must be free within 0 s and was not: held by another recipe" in error
+    assert _left(user) == {"raw_dataset", "validated_dataset"}
+
+
+@pytest.mark.usefixtures("user")
+def test_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _run("raw_dataset", "validated_dataset") == ""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    error = _run("trained_adapter")
+    assert "training, merging and quantizing needs" in error
+    assert "short" in error
+
+
+def test_too_many_bad_rows_stop_the_run_before_training_and_in_any_later_run(user: Path) -> None:
+    with (user / "data/rows.jsonl").open("a") as file:
+        file.write("broken\n" * 10)
+    assert "validated_dataset: quarantined_share" in _run("raw_dataset", "validated_dataset", "trained_adapter")
+    assert _left(user) == {"raw_dataset", "validated_dataset"}
+    assert "the validated data set breaks its contract: quarantined_share" in _run("trained_adapter")
+
+
+def test_new_rows_are_another_data_set_and_the_earlier_one_stays(user: Path) -> None:
+    assert _run("raw_dataset", "validated_dataset") == ""
+    with (user / "data/rows.jsonl").open("a") as file:
+        file.write(ROW % (77, 77))
+    assert "validated_dataset" in _run("trained_adapter")
+    assert _run("raw_dataset", "validated_dataset") == ""
+    assert len(list((user / "data/artifacts/validated_dataset").iterdir())) == 2
