@@ -1,10 +1,10 @@
 """Seconds and memory of the demo: each stage, what is orchestration, and a rerun in which everything is reused.
 
-    .venv/bin/python benchmarks/demo.py            # writes benchmarks/results/demo.json and demo.md
+    .venv/bin/python benchmarks/demo.py     # writes benchmarks/results/demo.json and demo.md
 
 It runs the demo recipe twice through `dagster asset materialize`, in a fresh Dagster instance and an empty artifact
-store. A stage's own time is what its artifact's manifest says; orchestration is the rest of the run: Dagster's start, the
-loading of the definitions, its events, and the fingerprints.
+store. A stage's own time is what its artifact's manifest says, the start of its process and its imports included;
+orchestration is the rest of the run: Dagster's start, the definitions, its events, the fingerprints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,19 +25,43 @@ from ft_pipeline.artifacts import ArtifactStore
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
 _SAMPLE_SECONDS = 0.2
+ORDER = [
+    "raw_dataset",
+    "validated_dataset",
+    "trained_adapter",
+    "merged_model",
+    "gguf_model",
+    "base_gguf",
+    "evaluation_report",
+]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of the demo.
+    """Time and memory of one stage, or of one run of the demo.
 
     Attributes:
-        peak_rss_bytes: Largest sum of the resident memory of all processes of the run, sampled five times a second;
-            pages that processes share are counted in each.
+        peak_rss_bytes: Of a stage: the resident peak of its process; 0 where it has none of its own. Of a run: the
+            largest sum over all its processes, sampled five times a second, shared pages counted in each.
     """
 
     wall_seconds: float
     peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the benchmark found."""
+
+    machine: dict[str, str | int]
+    stages: dict[str, Measurement]
+    first_run: Measurement
+    rerun: Measurement
+
+    @property
+    def orchestration_seconds(self) -> float:
+        """What the first run took beyond its stages."""
+        return self.first_run.wall_seconds - sum(stage.wall_seconds for stage in self.stages.values())
 
 
 def main() -> int:
@@ -47,27 +70,22 @@ def main() -> int:
         home = Path(folder)
         (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
         first = run_demo(home)
-        store = ArtifactStore(home / "artifacts")
-        manifests = [artifact.manifest for artifact in store.list_artifacts()]
+        # base_gguf is built inside the step of evaluation_report, as an artifact of its own.
+        manifests = [artifact.manifest for artifact in ArtifactStore(home / "artifacts").list_artifacts()]
         rerun = run_demo(home)
-    stages = {m.asset: {"wall_seconds": m.wall_seconds, "peak_rss_bytes": m.peak_rss_bytes} for m in manifests}
-    # base_gguf is built inside the step of evaluation_report, as an artifact of its own.
-    in_stages = sum(m.wall_seconds for m in manifests)
-    result = {
-        "machine": {
-            "cpu_count": len(os.sched_getaffinity(0)),
-            "machine": platform.machine(),
+    result = Result(
+        machine={
+            "cores": len(os.sched_getaffinity(0)),
+            "architecture": platform.machine(),
             "python": platform.python_version(),
         },
-        "stages": stages,
-        "first_run": asdict(first),
-        "orchestration_seconds": round(first.wall_seconds - in_stages, 1),
-        "orchestration_share": round(1 - in_stages / first.wall_seconds, 3),
-        "rerun": asdict(rerun),
-    }
+        stages={m.asset: Measurement(m.wall_seconds, m.peak_rss_bytes or 0) for m in manifests},
+        first_run=first,
+        rerun=rerun,
+    )
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = to_markdown(result, stages)
+    (RESULTS / "demo.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
+    text = to_markdown(result)
     (RESULTS / "demo.md").write_text(text)
     sys.stdout.write(text)
     return 0
@@ -102,12 +120,9 @@ def run_demo(home: Path) -> Measurement:
 
 def _watch(process: subprocess.Popen[bytes]) -> int:
     peak = 0
-    done = threading.Event()
-    waiter = threading.Thread(target=lambda: (process.wait(), done.set()))
-    waiter.start()
-    while not done.wait(_SAMPLE_SECONDS):
+    while process.poll() is None:
         peak = max(peak, sum(_rss_bytes(pid) for pid in _tree(process.pid)))
-    waiter.join()
+        time.sleep(_SAMPLE_SECONDS)
     return peak
 
 
@@ -133,29 +148,32 @@ def _rss_bytes(pid: int) -> int:
     return pages * resource.getpagesize()
 
 
-def to_markdown(result: dict[str, object], stages: dict[str, dict[str, float | int | None]]) -> str:
+def to_markdown(result: Result) -> str:
     """The result as a table for people."""
-    first, rerun = result["first_run"], result["rerun"]
-    assert isinstance(first, dict)
-    assert isinstance(rerun, dict)
+    first, rerun = result.first_run, result.rerun
+    share = result.orchestration_seconds / first.wall_seconds
+    stages = [
+        f"| {name} | {stage.wall_seconds:.1f} | {_megabytes(stage)} |"
+        for name, stage in sorted(result.stages.items(), key=lambda item: ORDER.index(item[0]))
+    ]
     lines = [
         "# The demo, measured by `benchmarks/demo.py`",
         "",
-        f"Machine: {json.dumps(result['machine'])}",
+        f"{result.machine['cores']} cores, {result.machine['architecture']}, Python {result.machine['python']}.",
         "",
-        "| stage | seconds | peak memory of its process, MB |",
+        "| stage | seconds | peak memory, MB |",
         "| --- | ---: | ---: |",
-    ]
-    for name, stage in stages.items():
-        peak = stage["peak_rss_bytes"]
-        lines.append(f"| {name} | {stage['wall_seconds']:.1f} | {'' if peak is None else round(peak / 1e6)} |")
-    lines += [
-        f"| orchestration | {result['orchestration_seconds']} ({result['orchestration_share']:.1%}) | |",
-        f"| **all** | **{first['wall_seconds']}** | **{round(first['peak_rss_bytes'] / 1e6)}** (all processes) |",
-        f"| rerun, all reused | {rerun['wall_seconds']} | {round(rerun['peak_rss_bytes'] / 1e6)} |",
+        *stages,
+        f"| orchestration ({share:.1%}) | {result.orchestration_seconds:.1f} | |",
+        f"| **first run, all processes** | **{first.wall_seconds:.1f}** | **{_megabytes(first)}** |",
+        f"| rerun, all reused, all processes | {rerun.wall_seconds:.1f} | {_megabytes(rerun)} |",
         "",
     ]
     return "\n".join(lines)
+
+
+def _megabytes(measurement: Measurement) -> str:
+    return f"{measurement.peak_rss_bytes / 1e6:.0f}" if measurement.peak_rss_bytes else ""
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.publishing.alias import alias_folder, list_published
 from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.recipe_reference import render_reference
 from ft_pipeline.retention import collect_garbage
 
 
@@ -76,6 +77,12 @@ def gc(keep_last: int, dry_run: bool) -> None:
     for name in collected.removed:
         click.echo(name)
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
+
+
+@main.command()
+def recipe_reference() -> None:
+    """Print docs/recipe.md, the reference of all fields."""
+    click.echo(render_reference(), nl=False)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,13 @@ class DatasetSection(Section):
 class LoraSection(Section):
     """The adapter. Source: Hu et al. 2021, arXiv:2106.09685."""
 
-    rank: int = Field(16, ge=1, le=1024)
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the update matrices.")
     alpha: int = Field(16, ge=1, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     target_modules: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="Names of the linear layers that get an update.",
     )
 
 
@@ -64,15 +66,15 @@ class TrainingSection(Section):
 
     load_in_4bit: bool = Field(True, description="QLoRA: the frozen base in NF4. False: LoRA on the 16-bit base.")
     lora: LoraSection = LoraSection()
-    epochs: float = Field(1.0, gt=0, le=100)
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training rows.")
     effective_batch_tokens: int = Field(4096, ge=1, description="Tokens behind one optimizer step, padding left out.")
-    learning_rate: float = Field(2e-4, gt=0, lt=1)
-    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="Highest learning rate.")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="How it falls.")
     warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    optimizer: Literal["adamw_torch", "adamw_8bit"] = "adamw_8bit"
-    seed: int = Field(3407, ge=0, lt=2**32)
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    optimizer: Literal["adamw_torch", "adamw_8bit"] = Field("adamw_8bit", description="AdamW, moments in 32 or 8 bits.")
+    seed: int = Field(3407, ge=0, lt=2**32, description="Of the adapter's start and the order of the rows.")
 
 
 class QuantizationSection(Section):
@@ -91,9 +93,9 @@ class QuantizationSection(Section):
 class GateSection(Section):
     """What a challenger must reach, in its first quantization type, on the held-out rows."""
 
-    min_exact_match: Share = 0.0
-    min_stop_rate: Share = 0.99
-    max_perplexity: float | None = Field(None, gt=0)
+    min_exact_match: Share = Field(0.0, description="Share of answers that equal the reference.")
+    min_stop_rate: Share = Field(0.99, description="Share of answers that end by themselves.")
+    max_perplexity: float | None = Field(None, gt=0, description="On the references' tokens.")
     min_test_set_exact_match: dict[Name, Share] = Field(default_factory=dict, description="By name of the test set.")
     tie: Literal["champion", "challenger"] = Field(
         "champion", description="Who stays when the paired interval of the difference includes zero."
@@ -103,7 +105,7 @@ class GateSection(Section):
 class EvaluationSection(Section):
     """How the GGUF files are scored."""
 
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(256, ge=1, description="An answer is cut after this many tokens.")
     max_rows_per_set: int = Field(1000, ge=1, description="The first rows by their split hash are taken.")
     sample_rows: int = Field(12, ge=0, le=200, description="Rows shown side by side in the report.")
     gate: GateSection = GateSection()
@@ -118,8 +120,8 @@ class RetentionSection(Section):
 class Recipe(Section):
     """The whole declaration of a fine-tune."""
 
-    name: Name
-    description: str = ""
+    name: Name = Field(description="Names the GGUF files and the champion.")
+    description: str = Field("", description="For people.")
     base_model: BaseModelSection
     dataset: DatasetSection
     training: TrainingSection = TrainingSection()

@@ -16,7 +16,7 @@ GPU_POOL = "gpu"
 def _asset(
     name: str, group: str, kinds: set[str], **options: Any
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    return dg.asset(
+    decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         name=name,
         group_name=group,
         kinds=kinds,
@@ -24,6 +24,7 @@ def _asset(
         code_version=CODE_VERSIONS[name],
         **options,
     )
+    return decorator
 
 
 @_asset("raw_dataset", "data", {"jsonl", "parquet"})

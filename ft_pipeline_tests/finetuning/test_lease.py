@@ -46,7 +46,8 @@ def _kill_all(process: subprocess.Popen[str]) -> None:
 
 
 def test_who_waits_is_told_who_holds_the_device_and_since_when(tmp_path: Path) -> None:
-    holder, said = _start_holder(tmp_path, "recipe night"), []
+    holder = _start_holder(tmp_path, "recipe night")
+    said: list[str] = []
     try:
         with (
             pytest.raises(
