@@ -47,8 +47,10 @@ def report() -> None:
     artifact = Pipeline(
         recipe, root, _store(), LogReporter(logging.getLogger(__name__)), ["command-line"]
     ).find_report()
+    click.echo(artifact.manifest.summary.figures["verdict"])
     for row in artifact.manifest.summary.tables["scores"]:
-        click.echo("  ".join(f"{name} {value}" for name, value in row.items()))
+        shown = f"exact match {row['exact_match']:6.1%}  stop rate {row['stop_rate']:6.1%}"
+        click.echo(f"  {row['set']:<20} {row['contestant']:<20} {row['rows']:>5} rows  {shown}")
     click.echo(f"report: {artifact.path / artifact.manifest.summary.files['report']}")
 
 

@@ -10,15 +10,13 @@ from ft_pipeline.defs.metadata import publication_to_result, to_result
 from ft_pipeline.defs.resources import GpuResource, PipelineResource
 from ft_pipeline.lineage import CODE_VERSIONS
 
-GPU_POOL = "gpu"
+GROUP, GPU_POOL = "fine_tuning", "gpu"
 
 
-def _asset(
-    name: str, group: str, kinds: set[str], **options: Any
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+def _asset(name: str, kinds: set[str], **options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     decorator: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         name=name,
-        group_name=group,
+        group_name=GROUP,
         kinds=kinds,
         owners=["team:ft-pipeline"],
         code_version=CODE_VERSIONS[name],
@@ -27,19 +25,19 @@ def _asset(
     return decorator
 
 
-@_asset("raw_dataset", "data", {"jsonl", "parquet"})
+@_asset("raw_dataset", {"jsonl", "parquet"})
 def raw_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Every line of the recipe's sources as it came, with its file and line number. Pins the data of the run."""
     return to_result(pipeline.open(context).raw_dataset())
 
 
-@_asset("validated_dataset", "data", {"pandera", "polars"}, deps=[raw_dataset], check_specs=checks.VALIDATED_DATASET)
+@_asset("validated_dataset", {"pandera", "polars"}, deps=[raw_dataset], check_specs=checks.VALIDATED_DATASET)
 def validated_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Rows that keep the contract, tokenized and split; the others are in quarantine with a reason."""
     return to_result(pipeline.open(context).validated_dataset(), checks.VALIDATED_DATASET)
 
 
-@_asset("trained_adapter", "model", {"unsloth", "pytorch"}, deps=[validated_dataset], pool=GPU_POOL)
+@_asset("trained_adapter", {"unsloth", "pytorch"}, deps=[validated_dataset], pool=GPU_POOL)
 def trained_adapter(
     context: dg.AssetExecutionContext, pipeline: PipelineResource, gpu: GpuResource
 ) -> dg.MaterializeResult:
@@ -47,13 +45,13 @@ def trained_adapter(
     return to_result(pipeline.open(context).trained_adapter(gpu.settings()))
 
 
-@_asset("merged_model", "model", {"pytorch", "safetensors"}, deps=[trained_adapter])
+@_asset("merged_model", {"pytorch", "safetensors"}, deps=[trained_adapter])
 def merged_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The adapter merged into the 16-bit base: fp16 safetensors."""
     return to_result(pipeline.open(context).merged_model())
 
 
-@_asset("gguf_model", "model", {"llamacpp", "gguf"}, deps=[merged_model, validated_dataset])
+@_asset("gguf_model", {"llamacpp", "gguf"}, deps=[merged_model, validated_dataset])
 def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The merged model quantized to the recipe's GGUF types, its tokens and template checked in llama.cpp."""
     return to_result(pipeline.open(context).gguf_model())
@@ -61,7 +59,6 @@ def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
 
 @_asset(
     "evaluation_report",
-    "release",
     {"llamacpp", "html"},
     deps=[gguf_model, validated_dataset],
     check_specs=checks.EVALUATION_REPORT,
@@ -71,7 +68,7 @@ def evaluation_report(context: dg.AssetExecutionContext, pipeline: PipelineResou
     return to_result(pipeline.open(context).evaluation_report(), checks.EVALUATION_REPORT)
 
 
-@_asset("published_model", "release", {"gguf"}, deps=[evaluation_report])
+@_asset("published_model", {"gguf"}, deps=[evaluation_report])
 def published_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The champion: moved to the challenger if its report lets it through, kept otherwise."""
     return publication_to_result(pipeline.open(context).published_model())

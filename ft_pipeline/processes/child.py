@@ -18,6 +18,8 @@ from ft_pipeline.errors import PipelineError, StageCancelled
 
 # A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
 GRACE_SECONDS = 30.0
+# Progress is for people: more of it than this only fills the event log.
+_PROGRESS_SECONDS = 2.0
 
 
 class EventReporter:
@@ -26,6 +28,7 @@ class EventReporter:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self._next_progress = 0.0
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one event; a parent that is gone is no error here, the lifeline deals with it."""
@@ -44,7 +47,10 @@ class EventReporter:
         self.send("warning", message=message)
 
     def progress(self, done: int, total: int, **figures: float) -> None:
-        self.send("progress", done=done, total=total, figures=figures)
+        now = time.monotonic()
+        if now >= self._next_progress or done == total:
+            self._next_progress = now + _PROGRESS_SECONDS
+            self.send("progress", done=done, total=total, figures=figures)
 
 
 def main(function_name: str, request_name: str, event_descriptor: int) -> int:

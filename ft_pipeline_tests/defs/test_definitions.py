@@ -60,7 +60,7 @@ def test_the_graph_is_the_documented_one() -> None:
 def test_every_asset_says_who_owns_it_what_it_is_and_its_code_version(name: str) -> None:
     spec = defs.resolve_asset_graph().get(dg.AssetKey(name)).assets_def.specs_by_key[dg.AssetKey(name)]
     assert spec.description
-    assert spec.group_name in {"data", "model", "release"}
+    assert spec.group_name == "fine_tuning"
     assert spec.owners == ["team:ft-pipeline"]
     assert spec.kinds
     assert spec.code_version == CODE_VERSIONS[name]

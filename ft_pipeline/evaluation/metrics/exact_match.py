@@ -1,0 +1,5 @@
+"""Share of answers that are the reference, but for white space around them."""
+
+from ft_pipeline.evaluation.metrics.metric import Metric
+
+EXACT_MATCH = Metric("exact match", "share", part=lambda row: float(row.exact))

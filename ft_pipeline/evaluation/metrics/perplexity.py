@@ -1,0 +1,25 @@
+"""Perplexity on the reference answers: exp of the mean negative log-likelihood per token.
+
+Source: Jelinek et al. 1977; llama.cpp's tools/perplexity takes the same mean over all tokens of running text. Between
+models with different tokenizers it does not compare.
+"""
+
+import math
+
+from ft_pipeline.evaluation.metrics.metric import Metric
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return math.inf
+
+
+PERPLEXITY = Metric(
+    "perplexity",
+    "number",
+    part=lambda row: -row.logprob,
+    weight=lambda row: float(row.reference_tokens),
+    transform=_exp,
+)
