@@ -13,7 +13,7 @@ from ft_pipeline.evaluation.figures import keep_finite
 from ft_pipeline.evaluation.gate import GateResult, Verdict, judge
 from ft_pipeline.evaluation.llama_model import require_file
 from ft_pipeline.evaluation.llama_runner import LlamaRunner
-from ft_pipeline.evaluation.plots import plot_exact_match, plot_loss, save_png, to_inline_svg
+from ft_pipeline.evaluation.plots import plot_exact_match
 from ft_pipeline.evaluation.report import explain_verdict, gate_table, score_table, write_html, write_json
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
 from ft_pipeline.evaluation.rows import HELD_OUT, EvaluationRow, read_rows
@@ -24,6 +24,7 @@ from ft_pipeline.evaluation.scores import (
     build_scoreboard,
     check_contestants,
 )
+from ft_pipeline.plots import plot_loss, save_png, to_inline_svg
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Check, Scalar, Summary
 

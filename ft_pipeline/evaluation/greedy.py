@@ -72,7 +72,9 @@ class _Turn:
         first = len(self.choices)
         targets = self.chat.completion[first : first + len(logits)]
         peak = logits.max(axis=1)
-        log_total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1, dtype=np.float64))
+        # The logits of a broken model are no numbers, nor is what follows from them; the gate lets none of that pass.
+        with np.errstate(invalid="ignore"):
+            log_total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1, dtype=np.float64))
         self.logprob += float((logits[np.arange(len(logits)), targets] - log_total).sum())
         self.choices += logits.argmax(axis=1).tolist()
 

@@ -79,6 +79,9 @@ class Decoder:
         # The CPU alone, also where llama.cpp was built for a GPU: nobody holds a lease here.
         params.offload_kqv = params.op_offload = False
         params.no_perf = True
+        # ggml's flash attention on the CPU rounds single tokens unlike whole prompts: logits of a 4M model move by 0.09
+        # (root mean square), and answers depend on what shares their batch. Without it they move by 0.01.
+        params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = self._llama.llama_init_from_model(self._model.handle, params)
         if not self._context:
             raise EvaluationError(

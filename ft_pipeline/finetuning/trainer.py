@@ -21,8 +21,8 @@ from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.finetuning.planner import plan_batch, predict_memory, require_memory
-from ft_pipeline.finetuning.plots import plot_loss
 from ft_pipeline.finetuning.unsloth_backend import Job, load_model, make_trainer, prepare_environment
+from ft_pipeline.plots import plot_loss, save_png
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.recipe import TrainingSection
 from ft_pipeline.summary import Summary
@@ -139,4 +139,4 @@ def _save(request: TrainRequest, model: Any, history: list[dict[str, float]]) ->
     (out_dir / "README.md").unlink(missing_ok=True)
     copy_tokenizer(request.base, out_dir)
     (out_dir / HISTORY_FILE).write_text(json.dumps(history), encoding="utf-8")
-    plot_loss(history, out_dir / LOSS_PLOT)
+    save_png(plot_loss(history), out_dir / LOSS_PLOT)

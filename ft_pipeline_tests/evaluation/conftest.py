@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.evaluation.rows import EvaluationRow
-from ft_pipeline_tests.evaluation.tiny_gguf import make_random_weights, make_scripted_weights, write_gguf
-
-Say = Callable[..., Path]
-
-
-def make_row(user: str, reference: str, number: int = 0, set_name: str = "held_out") -> EvaluationRow:
-    """A row of one turn each."""
-    messages = ({"role": "user", "content": user}, {"role": "assistant", "content": reference})
-    return EvaluationRow(set_name, number, messages, "data/rows.jsonl", number + 1)  # type: ignore[arg-type]
+from ft_pipeline_tests.evaluation.tiny_gguf import Say, make_random_weights, make_scripted_weights, write_gguf
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.chat import ChatEncoder, EncodedChat
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.rows import EvaluationRow
-from ft_pipeline_tests.evaluation.conftest import make_row
+from ft_pipeline_tests.evaluation.scored import make_row
 from ft_pipeline_tests.evaluation.tiny_gguf import BOS, CHATML, END_OF_TURN, make_random_weights, write_gguf
 
 NO_BOS = CHATML.removeprefix("{{ bos_token }}")

@@ -16,8 +16,8 @@ from ft_pipeline.evaluation.llama_decoder import Decoder, Piece
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.llama_runner import LlamaRunner, plan_decoding
 from ft_pipeline.evaluation.rows import EvaluationRow
-from ft_pipeline_tests.evaluation.conftest import Say, make_row
-from ft_pipeline_tests.evaluation.tiny_gguf import CONTEXT_TOKENS, END_OF_TURN
+from ft_pipeline_tests.evaluation.scored import make_row
+from ft_pipeline_tests.evaluation.tiny_gguf import CONTEXT_TOKENS, END_OF_TURN, Say
 
 NEW_TOKENS = 12
 
@@ -88,6 +88,18 @@ def test_an_answer_does_not_depend_on_how_far_the_reference_agrees_with_it(
     assert [list(answer.tokens) for answer in answer_batched(random_gguf, drafts, 4)] == expected
 
 
+def test_a_memory_that_cannot_go_back_in_part_is_filled_anew(
+    random_gguf: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Decoder.rewind
+    monkeypatch.setattr(
+        Decoder, "rewind", lambda decoder, sequence, tokens: empty(decoder, sequence, 0) and tokens == 0
+    )
+    chats = encode_rows(random_gguf, make_rows(6))
+    answers = answer_batched(random_gguf, chats, 3)
+    assert [list(answer.tokens) for answer in answers] == [answer_one_by_one(library, chat.prompt) for chat in chats]
+
+
 def test_log_likelihood_of_the_reference_is_that_of_the_librarys_full_logits(random_gguf: Path, library: Any) -> None:
     chats = encode_rows(random_gguf, make_rows(10))
     for chat, answer in zip(chats, answer_batched(random_gguf, chats, 4), strict=True):
@@ -97,7 +109,7 @@ def test_log_likelihood_of_the_reference_is_that_of_the_librarys_full_logits(ran
         logprobs = log_softmax(library.scores[: len(whole)])
         places = range(len(chat.prompt) - 1, len(whole) - 1)
         by_hand = sum(logprobs[place, whole[place + 1]] for place in places)
-        assert answer.logprob == pytest.approx(by_hand, rel=1e-4)
+        assert answer.logprob == pytest.approx(by_hand, rel=1e-3)  # the cache has 16 bits
 
 
 def test_a_sequence_that_is_longer_than_a_batch_gives_the_same_logits_in_parts(random_gguf: Path) -> None:
@@ -110,7 +122,7 @@ def test_a_sequence_that_is_longer_than_a_batch_gives_the_same_logits_in_parts(r
             parts = [(index, logits.copy()) for index, logits in decoder.decode([Piece(1, tokens, 0, 50)])]
     assert len(parts) > 1
     assert {index for index, _ in parts} == {0}
-    np.testing.assert_allclose(np.concatenate([logits for _, logits in parts]), whole, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([logits for _, logits in parts]), whole, atol=0.02)  # of logits up to 20
 
 
 def test_scores_the_same_twice_and_on_any_number_of_cores(random_gguf: Path) -> None:

@@ -6,7 +6,7 @@ The vocabulary is SentencePiece-like: four control tokens, the 256 bytes, and a 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ _WIDTH, _HEADS = 288, 4
 _SPREADS = {"token_embd.weight": 1.0, "output.weight": 0.5}
 
 Tensors = dict[str, npt.NDArray[np.float32]]
+# What the fixture `saying` gives.
+Say = Callable[..., Path]
 
 
 def byte_token(byte: int) -> int:
