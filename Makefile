@@ -7,6 +7,9 @@ export FT_PIPELINE_RECIPE ?= demo
 # Work that the host and its user must not see: telemetry of the libraries.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
+# The terminal shows what stages say; every event is in Dagster's own log.
+QUIET := {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+
 READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
@@ -33,7 +36,7 @@ demo: ## All assets of the demo recipe, for real, on this machine; prints where 
 	@$(MAKE) --no-print-directory run FT_PIPELINE_RECIPE=demo
 
 run: $(HOME_READY) ## All assets of FT_PIPELINE_RECIPE=name
-	@$(VENV)/bin/dagster asset materialize --select '*' -m ft_pipeline.definitions
+	@$(VENV)/bin/dagster asset materialize --select '*' -m ft_pipeline.definitions --config-json '$(QUIET)'
 	@$(PYTHON) -m ft_pipeline report
 
 dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
