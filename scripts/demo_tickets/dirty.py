@@ -4,7 +4,6 @@ import copy
 import json
 import random
 
-
 from demo_tickets import phrases
 from demo_tickets.tickets import Row, random_answer, ticket_text
 
@@ -25,8 +24,6 @@ DIRTY_ROWS: dict[str, int] = {
 # Put together from pieces, so that secret scanners report the data file alone and not this one.
 FAKE_AWS_KEY = "AKIA" + "FAKEDEMO0NOTAKEY"
 FAKE_PRIVATE_KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nFAKE+DEMO+NOT+A+KEY\n-----END RSA " + "PRIVATE KEY-----"
-
-
 
 
 def _turn(row: Row, role: str) -> dict[str, str]:

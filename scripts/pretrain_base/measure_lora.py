@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from demo_tickets import phrases, phrases_unseen
+from demo_tickets.tickets import clean_rows
 from torch import nn
 from torch.nn import functional
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from demo_tickets import phrases, phrases_unseen
-from demo_tickets.tickets import clean_rows
 from pretrain_base.evaluate import answers
 
 log = logging.getLogger("measure_lora")
@@ -195,9 +195,7 @@ def measure(base: Path, settings: Settings, device: str, four_bits: bool) -> Non
     before = exact_match(model, tokenizer, held_out)["exact"] if four_bits else float("nan")
     begun = time.monotonic()
     loss = fit(model, tokenizer, training, settings)
-    log.info(
-        "%s base exact %.3f loss %.4f %.0f s", settings, before, loss, time.monotonic() - begun
-    )
+    log.info("%s base exact %.3f loss %.4f %.0f s", settings, before, loss, time.monotonic() - begun)
     log.info("  held out  %s", exact_match(model, tokenizer, held_out))
     log.info("  unseen    %s", exact_match(model, tokenizer, unseen))
     if not four_bits:

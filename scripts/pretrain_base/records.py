@@ -7,8 +7,8 @@ from functools import cache
 
 from pretrain_base.grammar import Cue, Speaker
 from pretrain_base.keys import KINDS_IN_WORDS, is_plain, key_name
-from pretrain_base.layouts import Facts, random_facts, text_of
 from pretrain_base.labels import Labels, describe_labels, fixed_labels, random_labels
+from pretrain_base.layouts import Facts, random_facts, text_of
 from pretrain_base.lexicon import invented
 
 Turns = list[tuple[str, str]]
