@@ -1,7 +1,7 @@
 # Everything that a person runs. Each target sets up what it needs first; set-up happens once.
 SHELL := /bin/bash
 VENV := .venv
-PYTHON := $(VENV)/bin/python
+VENV_PYTHON := $(VENV)/bin/python
 export DAGSTER_HOME := $(CURDIR)/.dagster
 export FT_PIPELINE_RECIPE ?= demo
 # Work that the host and its user must not see: telemetry of the libraries.
@@ -37,7 +37,7 @@ demo: ## All assets of the demo recipe, for real, on this machine; prints where 
 
 run: $(HOME_READY) ## All assets of FT_PIPELINE_RECIPE=name
 	@$(VENV)/bin/dagster asset materialize --select '*' -m ft_pipeline.definitions --config-json '$(QUIET)'
-	@$(PYTHON) -m ft_pipeline report
+	@$(VENV_PYTHON) -m ft_pipeline report
 
 dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 	@$(VENV)/bin/dagster dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
@@ -45,7 +45,7 @@ dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 test: $(READY) ## All tests that need no GPU, with coverage
 	@$(VENV)/bin/pytest -m "not gpu" --cov --cov-report=term
 
-check: $(READY) ## Lint, format, types, and that Dagster can load the definitions
+check: $(HOME_READY) ## Lint, format, types, and that Dagster can load the definitions
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/mypy
@@ -56,13 +56,13 @@ format: $(READY) ## Format and fix what can be fixed
 	@$(VENV)/bin/ruff format
 
 doctor: $(READY) ## What is missing or mismatched on this machine, and the fix
-	@$(PYTHON) -m ft_pipeline doctor
+	@$(VENV_PYTHON) -m ft_pipeline doctor
 
 verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
-	@$(PYTHON) -m ft_pipeline verify
+	@$(VENV_PYTHON) -m ft_pipeline verify
 
 gc: $(READY) ## Show what retention would remove
-	@$(PYTHON) -m ft_pipeline gc --dry-run
+	@$(VENV_PYTHON) -m ft_pipeline gc --dry-run
 
 lock: ## Resolve the ranges of pyproject.toml into constraints.txt anew (needs the network)
 	@bash scripts/lock.sh

@@ -198,7 +198,7 @@ class ArtifactStore:
             for path in folder.glob("[0-9a-f]*"):
                 try:
                     found.append(self.load(folder.name, path.name))
-                except CorruptArtifact as err:
+                except ArtifactError as err:
                     self._on_damage(str(err))
             yield from sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
@@ -273,7 +273,7 @@ class ArtifactStore:
             if left.name.startswith(f".{fingerprint_}.replaced-") and not target.exists():
                 left.rename(target)
             else:
-                shutil.rmtree(left)
+                shutil.rmtree(left, ignore_errors=True)  # its writer's child may still be on its way out
 
 
 def _describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:

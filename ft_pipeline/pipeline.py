@@ -106,14 +106,10 @@ class Pipeline:
     def trained_adapter(self, gpu: GpuSettings) -> Artifact:
         """A LoRA on the base, trained on the validated training rows while the device is held."""
         validated = self._require_validated()
-        weights = size_of_weights(self._base.path)
-        bits = sum(TYPES[name].bits_per_weight for name in self.recipe.quantization.types)
-        # 16-bit merged weights, the f16 GGUF and every type: a disk that cannot hold the result is found out now.
-        self.store.require_space(int(weights * (2 + bits / 16)), "training, merging and quantizing")
-        return self._build_in_process(
-            "ft_pipeline.finetuning.trainer:train_adapter",
-            self._lineage.trained_adapter,
-            lambda draft: TrainRequest(
+
+        def request(draft: Path) -> TrainRequest:
+            self._require_space_for_all()
+            return TrainRequest(
                 base=self._base.path,
                 base_name=self._base.name,
                 rows=validated.path / TRAIN_FILE,
@@ -124,7 +120,10 @@ class Pipeline:
                 wait_seconds=gpu.wait_seconds,
                 holder=f"recipe {self.recipe.name}, run {self._run_ids[0]}",
                 out_dir=draft,
-            ),
+            )
+
+        return self._build_in_process(
+            "ft_pipeline.finetuning.trainer:train_adapter", self._lineage.trained_adapter, request
         )
 
     def merged_model(self) -> Artifact:
@@ -147,17 +146,16 @@ class Pipeline:
         base = self._build_gguf(self._lineage.base_gguf, self._base.path, f"{self.recipe.name}-base", validated)
         adapter = self.store.require(self._lineage.trained_adapter)
         against = self._find_opponent()
-        contestants = [
-            *self._contestants("base", base.path, f"{self.recipe.name}-base", self.recipe.quantization.types),
-            *self._contestants("challenger", challenger.path, self.recipe.name, self.recipe.quantization.types),
-            *self._champion_contestants(against),
-        ]
         return self._build_in_process(
             "ft_pipeline.evaluation.evaluate:evaluate",
             self._lineage.evaluation_report(against),
             lambda draft: EvaluationRequest(
                 rows=validated.path / EVALUATION_FILE,
-                contestants=tuple(contestants),
+                contestants=(
+                    *self._contestants("base", base.path, f"{self.recipe.name}-base", self.recipe.quantization.types),
+                    *self._contestants("challenger", challenger.path, self.recipe.name, self.recipe.quantization.types),
+                    *self._champion_contestants(against),
+                ),
                 settings=self.recipe.evaluation,
                 out_dir=draft,
                 recipe_name=self.recipe.name,
@@ -172,10 +170,10 @@ class Pipeline:
         report = self.find_report()
         present = read_champion(self._aliases, self.recipe.name)
         refused = [f"{check.name}: {check.detail}" for check in report.manifest.summary.checks if not check.passed]
-        if present and present.gguf_model == challenger.manifest.fingerprint:
-            publication = Publication(False, "it is the champion already", present, self._published_file(present))
-        elif refused:
+        if refused:
             publication = Publication(False, "; ".join(refused), present, self._published_file(present))
+        elif present and present.gguf_model == challenger.manifest.fingerprint:
+            publication = Publication(False, "it is the champion already", present, self._published_file(present))
         else:
             champion = promote(
                 self._aliases,
@@ -222,6 +220,15 @@ class Pipeline:
 
     def _pin_path(self, run_id: str) -> Path:
         return self.store.root / "_runs" / f"{run_id}.json"
+
+    def _require_space_for_all(self) -> None:
+        """A disk that cannot hold the result is found out before training.
+
+        That is 16-bit merged weights, and of challenger and base an f16 GGUF and every type.
+        """
+        bits = sum(TYPES[name].bits_per_weight for name in self.recipe.quantization.types)
+        needed = size_of_weights(self._base.path) * (1 + 2 * (1 + bits / 16))
+        self.store.require_space(int(needed), "training, merging and quantizing")
 
     def _require_validated(self) -> Artifact:
         artifact = self.store.require(self._lineage.validated_dataset)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ft_pipeline.quantization.types import check_types
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+_TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -46,6 +47,13 @@ class DatasetSection(Section):
     max_quarantined_share: Share = Field(0.05, description="Above it, the run stops.")
     max_row_tokens: int = Field(2048, ge=8, description="Rows of more tokens go to quarantine.")
     max_message_chars: int = Field(200_000, ge=1, description="Messages of more characters go to quarantine.")
+
+    @field_validator("test_sets")
+    @classmethod
+    def _free_names(cls, test_sets: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if taken := sorted(set(test_sets) & _TAKEN_SET_NAMES):
+            raise ValueError(f"a test set cannot be called {', '.join(taken)}: the pipeline's own sets are")
+        return test_sets
 
 
 class LoraSection(Section):

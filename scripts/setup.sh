@@ -6,6 +6,7 @@
 #   TORCH_BACKEND=cu128      uv's --torch-backend (default: auto; none when pip or uv is given a find-links folder)
 #   XDG_CACHE_HOME           where the built wheel is kept for the next clone (default: ~/.cache)
 set -euo pipefail
+shopt -s inherit_errexit  # or a failure inside $(...) would go unseen
 cd "$(dirname "$0")/.."
 
 LLAMA_VERSION=0.3.36
@@ -83,7 +84,7 @@ install_converter() {  # $1: the folder that holds it
 
 python=$(find_python)
 say "using $("$python" --version) in .venv"
-[ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" ||
+"$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$VENV" ||
   fail "could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==0.13.9"
 llama=$(build_llama)

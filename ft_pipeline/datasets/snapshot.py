@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,11 +59,10 @@ def snapshot_sources(sources: Sequence[SourceFile], out_dir: Path) -> Summary:
 
 def _batches(source: SourceFile) -> Iterator[pa.RecordBatch]:
     rows: list[tuple[str, str, int, str, str | None]] = []
-    size_bytes = 0
+    digest = hashlib.sha256()
     try:
         with source.path.open("rb") as file:
-            for number, (line, line_bytes) in enumerate(_read_lines(file), start=1):
-                size_bytes += line_bytes
+            for number, (line, line_bytes) in enumerate(_read_lines(file, digest), start=1):
                 if line.strip():
                     rows.append((source.set, source.name, number, *_decode(line, line_bytes)))
                 if len(rows) == _BATCH_ROWS:
@@ -70,20 +70,20 @@ def _batches(source: SourceFile) -> Iterator[pa.RecordBatch]:
                     rows = []
     except OSError as err:
         raise SourceError(f"{source.name}: cannot be read: {err.strerror}") from err
-    if size_bytes != source.size_bytes:
-        raise SourceError(
-            f"{source.name}: changed while it was read ({source.size_bytes} bytes, then {size_bytes}). Run again."
-        )
+    if digest.hexdigest() != source.sha256:
+        raise SourceError(f"{source.name}: changed while it was read. Run again when it is whole.")
     if rows:
         yield _to_batch(rows)
 
 
-def _read_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def _read_lines(file: BinaryIO, digest: hashlib._Hash) -> Iterator[tuple[bytes, int]]:
     """Lines and their lengths; of a line that is too long only the head is kept in memory."""
     while head := file.readline(_MAX_LINE_BYTES):
         length, end = len(head), head
+        digest.update(head)
         while not end.endswith(b"\n") and (end := file.readline(_MAX_LINE_BYTES)):
             length += len(end)
+            digest.update(end)
         yield head, length
 
 

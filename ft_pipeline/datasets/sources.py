@@ -63,7 +63,10 @@ def find_sources(section: DatasetSection, root: Path) -> tuple[SourceFile, ...]:
 def _expand(pattern: str, root: Path) -> list[Path]:
     path = Path(pattern)
     base, relative = (Path(path.anchor), path.relative_to(path.anchor)) if path.is_absolute() else (root, path)
-    return sorted(base.glob(str(relative)))
+    try:
+        return sorted(base.glob(str(relative)))
+    except (ValueError, IndexError, NotImplementedError) as err:
+        raise SourceError(f"{pattern!r} is no usable pattern of files: {err}. Use e.g. data/raw/*.jsonl") from err
 
 
 def _inspect(path: Path, set_name: str, root: Path, allowed: Sequence[Path]) -> SourceFile:

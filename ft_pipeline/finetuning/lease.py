@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,10 +22,10 @@ _open_descriptors: set[int] = set()
 
 
 def default_lock_dir() -> Path:
-    """The machine's folder of device locks: /run/lock where it can be written by all, else /tmp."""
+    """The machine's folder of device locks, the same for every user: /run/lock where all may write, else /tmp."""
     shared = Path("/run/lock")
-    parent = shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
-    return parent / "ft_pipeline"
+    is_for_all = shared.is_dir() and shared.stat().st_mode & stat.S_IWOTH
+    return (shared if is_for_all else Path("/tmp")) / "ft_pipeline"  # noqa: S108 - not TMPDIR, which is a user's own
 
 
 @contextmanager

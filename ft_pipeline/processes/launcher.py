@@ -106,7 +106,8 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
 
 def _read_events(events: IO[bytes]) -> Iterator[dict[str, Any]]:
     for line in events:
-        yield json.loads(line)
+        if line.endswith(b"\n"):  # a process that is killed may leave half a line
+            yield json.loads(line)
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:

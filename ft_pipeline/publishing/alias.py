@@ -40,13 +40,18 @@ def alias_folder(store_root: Path) -> Path:
 
 
 def list_published(folder: Path) -> list[tuple[str, str]]:
-    """Asset and fingerprint of what the champions of all recipes are made of."""
+    """Asset and fingerprint of what the champions of all recipes are made of, and of whom they were compared with."""
     names = [path.name.removesuffix(_SUFFIX) for path in sorted(folder.glob(f"[!.]*{_SUFFIX}"))]
     champions = [champion for name in names if (champion := read_champion(folder, name))]
     return [
-        key
+        (asset, fingerprint)
         for champion in champions
-        for key in (("gguf_model", champion.gguf_model), ("evaluation_report", champion.evaluation_report))
+        for asset, fingerprint in (
+            ("gguf_model", champion.gguf_model),
+            ("evaluation_report", champion.evaluation_report),
+            ("gguf_model", champion.against),
+        )
+        if fingerprint
     ]
 
 

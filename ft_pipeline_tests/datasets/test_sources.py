@@ -83,9 +83,9 @@ def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
         _snapshot(tmp_path, _section("data/*.jsonl"))
 
 
-def test_a_file_that_grows_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = _write(tmp_path, "data/a.jsonl", "a\n")
     sources = find_sources(_section("data/*.jsonl"), tmp_path)
-    path.write_text("a\nb\n")
-    with pytest.raises(SourceError, match=r"changed while it was read \(2 bytes, then 4\)"):
+    path.write_text("b\n")
+    with pytest.raises(SourceError, match="changed while it was read"):
         snapshot_sources(sources, tmp_path)

@@ -25,7 +25,11 @@ def test_a_better_model_takes_the_place_and_remembers_the_one_before(tmp_path: P
     assert (champion.gguf_model, champion.against) == ("second", "first")
     assert champion.previous is not None
     assert champion.previous.gguf_model == "first"
-    assert list_published(tmp_path) == [("gguf_model", "second"), ("evaluation_report", "report-of-second")]
+    assert list_published(tmp_path) == [
+        ("gguf_model", "second"),
+        ("evaluation_report", "report-of-second"),
+        ("gguf_model", "first"),
+    ]
 
 
 def test_publishing_the_champion_again_changes_nothing(tmp_path: Path) -> None:
