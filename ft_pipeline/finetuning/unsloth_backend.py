@@ -113,6 +113,8 @@ def make_trainer(job: Job, model: Any, tokenizer: Any, reporter: Reporter) -> An
         bf16=bf16,
         fp16=job.device.is_gpu and not bf16,
         dataset_kwargs={"skip_prepare_dataset": True},
+        # TRL's default is to compute every layer twice; on the CPU memory is not what is short.
+        gradient_checkpointing=job.device.is_gpu,
         train_sampling_strategy="group_by_length",  # rows of a batch are padded to the longest of them
         logging_steps=max(1, job.steps // _LOGGED_STEPS),
         disable_tqdm=True,
