@@ -20,7 +20,7 @@ from ft_pipeline.recipe import TrainingSection
 _NF4_BYTES = 4.127 / 8
 _CUDA_RUNTIME_BYTES = 850 << 20  # the context, and buffers of a size that hangs on no plan
 _LIBRARIES_RSS_BYTES = 1200 << 20
-_MICRO_BATCH_TOKENS = {"cpu": 4096, "gpu": 4096}
+_MICRO_BATCH_TOKENS = 4096
 _MAX_HEADER_BYTES = 100 << 20
 
 
@@ -53,18 +53,16 @@ class MemoryPlan:
         return f"{self.total_bytes / 2**30:.2f} GiB ({parts})"
 
 
-def plan_batch(effective_batch_tokens: int, mean_row_tokens: float, max_row_tokens: int, device: Device) -> BatchPlan:
+def plan_batch(effective_batch_tokens: int, mean_row_tokens: float, max_row_tokens: int) -> BatchPlan:
     """Rows of a micro-batch and accumulation steps whose product is nearest to the effective batch.
 
     Args:
         effective_batch_tokens: The recipe's tokens per optimizer step.
         mean_row_tokens: Mean tokens of a training row.
-        max_row_tokens: Tokens of the longest row: a micro-batch of such rows must stay within the device's budget.
-        device: Where it runs.
+        max_row_tokens: Tokens of the longest row: a micro-batch of such rows must stay within 4,096 tokens.
     """
     rows = max(1, round(effective_batch_tokens / mean_row_tokens))
-    budget = _MICRO_BATCH_TOKENS["gpu" if device.is_gpu else "cpu"]
-    most = max(1, min(rows, budget // max_row_tokens))
+    most = max(1, min(rows, _MICRO_BATCH_TOKENS // max_row_tokens))
     steps = -(-rows // most)
     return BatchPlan(-(-rows // steps), steps)
 

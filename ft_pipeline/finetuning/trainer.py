@@ -74,7 +74,7 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
 def _plan(request: TrainRequest, device: Device, scratch: Path, reporter: Reporter) -> Job:
     lengths = read_row_lengths(request.rows)
     settings, longest = request.settings, max(lengths)
-    batch = plan_batch(settings.effective_batch_tokens, sum(lengths) / len(lengths), longest, device)
+    batch = plan_batch(settings.effective_batch_tokens, sum(lengths) / len(lengths), longest)
     memory = predict_memory(request.base, settings, batch, longest, device)
     reporter.info(
         f"training on {device.label}: {batch.micro_batch_rows} rows x {batch.accumulation_steps} a step, "

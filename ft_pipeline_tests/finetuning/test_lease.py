@@ -88,7 +88,7 @@ def test_another_device_is_another_lease(tmp_path: Path) -> None:
     holder = _start_holder(tmp_path, "on the cpu")
     try:
         with hold_device("GPU-1", lock_dir=tmp_path, timeout_seconds=0, holder="me", tell=lambda _: None):
-            pass
+            assert holder.poll() is None
     finally:
         _kill_all(holder)
 

@@ -20,14 +20,13 @@ from ft_pipeline.finetuning.planner import (
 from ft_pipeline.recipe import LoraSection, TrainingSection
 
 _GIB = 2**30
-_CPU = Device(CPU, "CPU", 16 * _GIB, 24 * _GIB)
 _CARD = Device("GPU-1", "a card", 9 * _GIB, 10 * _GIB)
 
 
 @given(st.integers(1, 100_000), st.integers(1, 4096), st.floats(0, 1))
 def test_a_batch_holds_the_effective_batch_and_the_budget(effective: int, longest: int, share: float) -> None:
     mean = max(1.0, longest * share)
-    plan = plan_batch(effective, mean, longest, _CPU)
+    plan = plan_batch(effective, mean, longest)
     rows = max(1, round(effective / mean))
     assert rows <= plan.micro_batch_rows * plan.accumulation_steps < rows + plan.accumulation_steps
     assert plan.micro_batch_rows == 1 or plan.micro_batch_rows * longest <= 4096
