@@ -17,6 +17,7 @@ from ft_pipeline.publishing.alias import alias_folder, list_published
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 from ft_pipeline.recipe_reference import render_reference
 from ft_pipeline.retention import collect_garbage
+from ft_pipeline.run import Run
 
 
 def _store() -> ArtifactStore:
@@ -43,10 +44,8 @@ def doctor() -> None:
 def report() -> None:
     """Say where the recipe's evaluation report is, and what it found."""
     root = environment.project_root()
-    recipe = load_recipe(find_recipe(environment.recipe_name(), root))
-    artifact = Pipeline(
-        recipe, root, _store(), LogReporter(logging.getLogger(__name__)), ["command-line"]
-    ).find_report()
+    run = Run(lambda: load_recipe(find_recipe(environment.recipe_name(), root)), root, environment.artifacts_folder())
+    artifact = Pipeline(run, LogReporter(logging.getLogger(__name__))).find_report()
     click.echo(artifact.manifest.summary.figures["verdict"])
     for row in artifact.manifest.summary.tables["scores"]:
         shown = f"exact match {row['exact_match']:6.1%}  stop rate {row['stop_rate']:6.1%}"
@@ -70,12 +69,12 @@ def verify() -> None:
 
 
 @main.command()
-@click.option("--keep-last", default=3, show_default=True, help="Artifacts of each asset that stay besides.")
+@click.option("--keep-last", type=click.IntRange(1), help="Runs of each recipe that count; else what the recipe says.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def gc(keep_last: int, dry_run: bool) -> None:
-    """Remove artifacts that no champion is made of, the last few of each asset left out."""
+def gc(keep_last: int | None, dry_run: bool) -> None:
+    """Remove artifacts that no champion, no live run and none of the last runs needs."""
     store = _store()
-    collected = collect_garbage(store, list_published(alias_folder(store.root)), keep_last, dry_run=dry_run)
+    collected = collect_garbage(store, list_published(alias_folder(store.root)), keep_last=keep_last, dry_run=dry_run)
     for name in collected.removed:
         click.echo(name)
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
-from ft_pipeline.file_lock import lock_file
+from ft_pipeline.file_lock import lock_file, try_lock_file
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.summary import Summary
 
@@ -105,21 +105,27 @@ class ArtifactStore:
     Args:
         root: The folder; made when the first artifact is built.
         on_damage: Called with a sentence when a damaged artifact is set aside to be built anew.
+        verified: Folders and their inodes whose bytes were compared already: what several stores of one run share.
     """
 
-    def __init__(self, root: Path, on_damage: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        on_damage: Callable[[str], None] = lambda _: None,
+        verified: set[tuple[Path, int]] | None = None,
+    ) -> None:
         self.root = root
         self._on_damage = on_damage
-        self._verified: set[tuple[Path, int]] = set()
+        self._verified = set() if verified is None else verified
 
-    def build(self, key: ArtifactKey, write: Callable[[Path], Written], *, force: bool = False) -> Artifact:
+    def build(self, key: ArtifactKey, write: Callable[[Path], Written]) -> Artifact:
         """The artifact of this key: the one that is there, or what `write` puts into the folder that it is given.
 
         Waits while another process builds the same key, and takes its result then.
         """
         with lock_file(self._lock_path(key)):
             self._recover(key.asset, key.fingerprint)
-            if not force and (found := self._find_whole(key)):
+            if found := self._find_whole(key):
                 return found
             with self._draft(key) as draft:
                 started = time.perf_counter()
@@ -128,7 +134,9 @@ class ArtifactStore:
                 (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
                 sync_tree(draft)
                 self._swap_in(draft, self._path(key.asset, key.fingerprint))
-        return replace(self.load(key.asset, key.fingerprint), reused=False)
+        built = self.load(key.asset, key.fingerprint)
+        self._verified.add(_identity(built))  # its bytes were hashed a moment ago
+        return replace(built, reused=False)
 
     def require(self, key: ArtifactKey) -> Artifact:
         """The artifact of this key, verified.
@@ -175,13 +183,12 @@ class ArtifactStore:
         return Artifact(path, manifest)
 
     def verify(self, artifact: Artifact) -> None:
-        """Compare every file with the manifest's size and hash, once per process and artifact.
+        """Compare every file with the manifest's size and hash, once per artifact.
 
         Raises:
             CorruptArtifact: a file is missing, changed or not in the manifest; all are named.
         """
-        seen = (artifact.path, artifact.path.stat().st_ino)
-        if seen in self._verified:
+        if _identity(artifact) in self._verified:
             return
         wrong = [f"{name}: {fault}" for name, fault in _find_faults(artifact)]
         if wrong:
@@ -189,7 +196,7 @@ class ArtifactStore:
                 f"{artifact.path} does not match its manifest: {'; '.join(wrong)}. "
                 f"Build {artifact.manifest.asset} again."
             )
-        self._verified.add(seen)
+        self._verified.add(_identity(artifact))
 
     def list_artifacts(self) -> Iterator[Artifact]:
         """All artifacts with a manifest that reads, oldest first within an asset."""
@@ -209,6 +216,15 @@ class ArtifactStore:
             trash = self._sibling(artifact.path, "removed")
             artifact.path.rename(trash)
             shutil.rmtree(trash)
+        self._log_path(manifest.asset, manifest.fingerprint).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what killed writers have left, also of keys that nobody builds again."""
+        for left in self.root.glob("[a-z]*/.*"):
+            fingerprint_ = left.name.split(".")[1]
+            with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
+                if is_free:
+                    self._recover(left.parent.name, fingerprint_)
 
     def require_space(self, size_bytes: int, purpose: str) -> None:
         """Raise `DiskSpaceError` unless the store's disk has this many bytes free."""
@@ -223,7 +239,10 @@ class ArtifactStore:
 
     def log_path(self, key: ArtifactKey) -> Path:
         """Where the words of this artifact's process go."""
-        return self.root / "_logs" / f"{key.asset}-{key.fingerprint}.log"
+        return self._log_path(key.asset, key.fingerprint)
+
+    def _log_path(self, asset: str, fingerprint_: str) -> Path:
+        return self.root / "_logs" / f"{asset}-{fingerprint_}.log"
 
     def _find_whole(self, key: ArtifactKey) -> Artifact | None:
         try:
@@ -274,6 +293,10 @@ class ArtifactStore:
                 left.rename(target)
             else:
                 shutil.rmtree(left, ignore_errors=True)  # its writer's child may still be on its way out
+
+
+def _identity(artifact: Artifact) -> tuple[Path, int]:
+    return artifact.path, artifact.path.stat().st_ino
 
 
 def _describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.fingerprint import fingerprint, hash_file
@@ -22,6 +23,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+_SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
 _NEEDED = ("config.json", "tokenizer_config.json")
 
 
@@ -33,23 +35,31 @@ class BaseModel:
         name: The recipe's name for it.
         path: Its folder.
         identity: What its bytes are: a hash of the folder, or the Hub's commit.
+        state: Names, sizes and times of its files, hashed: while it is the same, the files are not read again.
     """
 
     name: str
     path: Path
     identity: str
+    state: str = ""
 
 
-def open_base(section: BaseModelSection, root: Path) -> BaseModel:
+def open_base(section: BaseModelSection, root: Path, pinned: BaseModel | None = None) -> BaseModel:
     """Find the base that a recipe names.
 
+    Args:
+        section: The recipe's words.
+        root: The project's folder.
+        pinned: What it was when the run began.
+
     Raises:
-        BaseModelError: it is not there, not whole, or not safetensors; or a Hub name comes without a revision.
+        BaseModelError: it is not there, not whole, or not safetensors; a Hub name comes without a revision; or it is
+            another one than was pinned.
     """
     folder = root / section.source
     if folder.is_dir():
         _require_whole(folder)
-        return BaseModel(section.source, folder, _hash_folder(folder))
+        return _identify(section.source, folder, pinned)
     if section.source.count("/") == 1 and not section.source.startswith((".", "/", "data/")):
         return _fetch(section)
     raise BaseModelError(
@@ -79,13 +89,48 @@ def _require_whole(folder: Path) -> None:
         )
 
 
-def _hash_folder(folder: Path) -> str:
-    files = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if _matters(path)}
-    return fingerprint(files)
+def require_context(base: BaseModel, row_tokens: int) -> None:
+    """Refuse rows that are longer than what the base was made for: training would stretch its positions unasked.
+
+    Raises:
+        BaseModelError: the base's config does not read, or its context is shorter than a row may be.
+    """
+    config = read_config(base.path)
+    context = config.get("text_config", config).get("max_position_embeddings")
+    if context and row_tokens > context:
+        raise BaseModelError(
+            f"dataset.max_row_tokens must be at most the context of the base, got {row_tokens}: {base.name} has "
+            f"{context} (max_position_embeddings). Lower dataset.max_row_tokens or take another base."
+        )
 
 
-def _matters(path: Path) -> bool:
-    return path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json.
+
+    Raises:
+        BaseModelError: it is missing or no JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise BaseModelError(f"{folder / 'config.json'} must be the model's config: {err}") from err
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{folder / 'config.json'} must be the model's config, a JSON object")
+    return config
+
+
+def _identify(name: str, folder: Path, pinned: BaseModel | None) -> BaseModel:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _SUFFIXES]
+    state = fingerprint({path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files})
+    if pinned and (pinned.path, pinned.state) == (folder, state):
+        return pinned
+    found = BaseModel(name, folder, fingerprint({path.name: hash_file(path) for path in files}), state)
+    if pinned and found.identity != pinned.identity:
+        raise BaseModelError(
+            f"the base model in {folder} must stay as it is while a run goes on; it was {pinned.identity} when the run "
+            f"began and is {found.identity} now. Start a new run."
+        )
+    return found
 
 
 def _fetch(section: BaseModelSection) -> BaseModel:

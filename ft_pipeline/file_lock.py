@@ -48,10 +48,23 @@ def wait_for_lock(
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Hold the exclusive lock of a file, which is made if it is missing and stays afterwards."""
+    with _open(path) as descriptor:
+        wait_for_lock(descriptor)
+        yield
+
+
+@contextmanager
+def try_lock_file(path: Path) -> Iterator[bool]:
+    """The same without waiting: says whether the lock was free, and is held now."""
+    with _open(path) as descriptor:
+        yield try_lock(descriptor)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        wait_for_lock(descriptor)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -6,13 +6,14 @@ never takes another run's artifact, and a run without an event log finds the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from ft_pipeline.artifacts import ArtifactKey
-from ft_pipeline.base_model import BaseModel
 from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
@@ -26,6 +27,7 @@ CODE_VERSIONS = {
     "evaluation_report": "1",
     "published_model": "1",
 }
+_GENERATION = "generation"
 # Packages whose version can change an artifact's bytes.
 _PACKAGES = {
     "raw_dataset": ("pyarrow",),
@@ -44,55 +46,78 @@ class Lineage:
     Args:
         recipe: The recipe.
         data: Set and SHA-256 of every source file: the pinned data.
-        base: The base model.
+        base: Identity of the base model.
+        generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
     """
 
-    def __init__(self, recipe: Recipe, data: Sequence[tuple[str, str]], base: BaseModel) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Sequence[tuple[str, str]],
+        base: str,
+        generations: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._recipe = recipe
         self._data = sorted(data)
         self._base = base
+        self._generations = generations
 
     @cached_property
     def raw_dataset(self) -> ArtifactKey:
-        return _key("raw_dataset", {"files": [list(entry) for entry in self._data]})
+        return self._key("raw_dataset", {"files": [list(entry) for entry in self._data]})
 
     @cached_property
     def validated_dataset(self) -> ArtifactKey:
         dataset = self._recipe.dataset.model_dump(exclude={"sources", "test_sets", "allowed_roots"})
-        return _key("validated_dataset", {"dataset": dataset, "base": self._base.identity}, self.raw_dataset)
+        return self._key("validated_dataset", {"dataset": dataset, "base": self._base}, self.raw_dataset)
 
     @cached_property
     def trained_adapter(self) -> ArtifactKey:
-        ingredients = {"training": self._recipe.training.model_dump(), "base": self._base.identity}
-        return _key("trained_adapter", ingredients, self.validated_dataset)
+        ingredients = {"training": self._recipe.training.model_dump(), "base": self._base}
+        return self._key("trained_adapter", ingredients, self.validated_dataset)
 
     @cached_property
     def merged_model(self) -> ArtifactKey:
-        return _key("merged_model", {"base": self._base.identity}, self.trained_adapter)
+        return self._key("merged_model", {"base": self._base}, self.trained_adapter)
 
     @cached_property
     def gguf_model(self) -> ArtifactKey:
-        return _key("gguf_model", self._gguf_ingredients, self.merged_model, self.validated_dataset)
+        return self._key("gguf_model", self._gguf_ingredients, self.merged_model, self.validated_dataset)
 
     @cached_property
     def base_gguf(self) -> ArtifactKey:
         """The base in the types of the recipe, to compare with: made once for a base, used by every retraining."""
-        return _key("base_gguf", {**self._gguf_ingredients, "base": self._base.identity})
+        return self._key("base_gguf", {**self._gguf_ingredients, "base": self._base})
 
     def evaluation_report(self, champion: str | None) -> ArtifactKey:
         """Key of the report of this challenger against the `gguf_model` with the fingerprint `champion`."""
         ingredients = {"evaluation": self._recipe.evaluation.model_dump(), "champion": champion}
-        return _key("evaluation_report", ingredients, self.gguf_model, self.base_gguf, self.validated_dataset)
+        return self._key("evaluation_report", ingredients, self.gguf_model, self.base_gguf, self.validated_dataset)
 
     @property
     def _gguf_ingredients(self) -> dict[str, Any]:
         return {"name": self._recipe.name, "quantization": self._recipe.quantization.model_dump()}
 
+    def _key(self, asset: str, ingredients: dict[str, Any], *upstream: ArtifactKey) -> ArtifactKey:
+        packages = {name: _version(name) for name in _PACKAGES[asset]}
+        key = ArtifactKey(
+            asset,
+            {**ingredients, "code": CODE_VERSIONS[asset], "packages": packages},
+            {key.asset: key.fingerprint for key in upstream},
+        )
+        generation = self._generations.get(key.fingerprint, 0)
+        return in_generation(key, generation) if generation else key
 
-def _key(asset: str, ingredients: dict[str, Any], *upstream: ArtifactKey) -> ArtifactKey:
-    packages = {name: version(name) for name in _PACKAGES[asset]}
-    return ArtifactKey(
-        asset,
-        {**ingredients, "code": CODE_VERSIONS[asset], "packages": packages},
-        {key.asset: key.fingerprint for key in upstream},
-    )
+
+def in_generation(key: ArtifactKey, generation: int) -> ArtifactKey:
+    """The key of the same artifact, built anew by force for the n-th time."""
+    return replace(key, ingredients={**key.ingredients, _GENERATION: generation})
+
+
+def plain_fingerprint(key: ArtifactKey) -> str:
+    """The fingerprint that an artifact has, or had, before it was built anew by force."""
+    plain = {name: value for name, value in key.ingredients.items() if name != _GENERATION}
+    return replace(key, ingredients=plain).fingerprint
+
+
+_version = lru_cache(version)

@@ -6,9 +6,8 @@ Each method asks the lineage for its key and the store for the artifact, and doe
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from pydantic import BaseModel
 
 from ft_pipeline.artifacts import Artifact, ArtifactKey, ArtifactStore, Written
 from ft_pipeline.base_model import BaseModel as Base
-from ft_pipeline.base_model import open_base, size_of_weights
+from ft_pipeline.base_model import size_of_weights
 from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
-from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
-from ft_pipeline.durable import write_file
 from ft_pipeline.errors import DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
 from ft_pipeline.finetuning.trainer import HISTORY_FILE, TrainRequest
@@ -33,6 +30,7 @@ from ft_pipeline.quantization.gguf import GgufRequest, gguf_file_name
 from ft_pipeline.quantization.types import TYPES
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retention import collect_garbage
+from ft_pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -58,48 +56,33 @@ class Publication:
 
 
 class Pipeline:
-    """One recipe on one store, for one run.
+    """The stages of one run.
 
     Args:
-        recipe: What to make.
-        root: The project's folder; the recipe's paths are relative to it.
-        store: Where artifacts are.
+        run: What to make, and from what.
         reporter: Where the stages' words go.
-        run_ids: This run and those that it continues; the data that a run began with is pinned under its id.
         force: Build anew what is there already.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        root: Path,
-        store: ArtifactStore,
-        reporter: Reporter,
-        run_ids: Sequence[str],
-        *,
-        force: bool = False,
-    ) -> None:
-        self.recipe = recipe
-        self.root = root
-        self.store = store
+    def __init__(self, run: Run, reporter: Reporter, *, force: bool = False) -> None:
+        self._run = run
+        self.store = ArtifactStore(run.store_root, on_damage=reporter.warning, verified=run.verified)
         self._reporter = reporter
-        self._run_ids = tuple(run_ids)
         self._force = force
 
     def raw_dataset(self) -> Artifact:
-        """Every line of the recipe's sources; this pins the data for the rest of the run."""
-        sources = find_sources(self.recipe.dataset, self.root)
-        self._pin([(source.set, source.sha256) for source in sources])
+        """Every line of the recipe's sources; the run begins with the recipe, the data and the base of this moment."""
+        sources = self._run.pin()
         return self._build(self._lineage.raw_dataset, lambda draft: Written(snapshot_sources(sources, draft)))
 
     def validated_dataset(self) -> Artifact:
         """Rows that keep the contract, tokenized and split."""
-        raw = self.store.require(self._lineage.raw_dataset)
+        raw = self._require(self._lineage.raw_dataset)
         return self._build_in_process(
             "ft_pipeline.datasets.validate:validate_dataset",
             self._lineage.validated_dataset,
             lambda draft: ValidateRequest(
-                raw_rows=raw.path / RAW_FILE, base=self._base.path, settings=self.recipe.dataset, out_dir=draft
+                raw_rows=raw.path / RAW_FILE, base=self._base.path, settings=self._recipe.dataset, out_dir=draft
             ),
         )
 
@@ -113,12 +96,12 @@ class Pipeline:
                 base=self._base.path,
                 base_name=self._base.name,
                 rows=validated.path / TRAIN_FILE,
-                settings=self.recipe.training,
+                settings=self._recipe.training,
                 device=gpu.device,
                 memory_limit_bytes=gpu.memory_limit_bytes,
                 lock_dir=gpu.lock_dir,
                 wait_seconds=gpu.wait_seconds,
-                holder=f"recipe {self.recipe.name}, run {self._run_ids[0]}",
+                holder=f"recipe {self._recipe.name}, run {self._run.id}",
                 out_dir=draft,
             )
 
@@ -128,7 +111,7 @@ class Pipeline:
 
     def merged_model(self) -> Artifact:
         """The adapter merged into the 16-bit base."""
-        adapter = self.store.require(self._lineage.trained_adapter)
+        adapter = self._require(self._lineage.trained_adapter)
         return self._build_in_process(
             "ft_pipeline.merging.merge:merge_adapter",
             self._lineage.merged_model,
@@ -137,14 +120,15 @@ class Pipeline:
 
     def gguf_model(self) -> Artifact:
         """The merged model in every quantization type of the recipe, checked as llama.cpp reads it."""
-        validated, merged = self._require_validated(), self.store.require(self._lineage.merged_model)
-        return self._build_gguf(self._lineage.gguf_model, merged.path, self.recipe.name, validated)
+        validated, merged = self._require_validated(), self._require(self._lineage.merged_model)
+        return self._build_gguf(self._lineage.gguf_model, merged.path, self._recipe.name, validated)
 
     def evaluation_report(self) -> Artifact:
         """Base, champion and challenger, each as the GGUF that ships, on rows that none was trained on."""
-        validated, challenger = self._require_validated(), self.store.require(self._lineage.gguf_model)
-        base = self._build_gguf(self._lineage.base_gguf, self._base.path, f"{self.recipe.name}-base", validated)
-        adapter = self.store.require(self._lineage.trained_adapter)
+        name, types = self._recipe.name, self._recipe.quantization.types
+        validated, challenger = self._require_validated(), self._require(self._lineage.gguf_model)
+        base = self._build_gguf(self._lineage.base_gguf, self._base.path, f"{name}-base", validated)
+        adapter = self._require(self._lineage.trained_adapter)
         against = self._find_opponent()
         return self._build_in_process(
             "ft_pipeline.evaluation.evaluate:evaluate",
@@ -152,13 +136,13 @@ class Pipeline:
             lambda draft: EvaluationRequest(
                 rows=validated.path / EVALUATION_FILE,
                 contestants=(
-                    *self._contestants("base", base.path, f"{self.recipe.name}-base", self.recipe.quantization.types),
-                    *self._contestants("challenger", challenger.path, self.recipe.name, self.recipe.quantization.types),
+                    *self._contestants("base", base.path, f"{name}-base", types),
+                    *self._contestants("challenger", challenger.path, name, types),
                     *self._champion_contestants(against),
                 ),
-                settings=self.recipe.evaluation,
+                settings=self._recipe.evaluation,
                 out_dir=draft,
-                recipe_name=self.recipe.name,
+                recipe_name=name,
                 loss_history=tuple(json.loads((adapter.path / HISTORY_FILE).read_bytes())),
             ),
         )
@@ -166,9 +150,9 @@ class Pipeline:
     def published_model(self) -> Publication:
         """Make the challenger the champion if its report lets it through, then apply the retention rule."""
         against = self._find_opponent()
-        challenger = self.store.require(self._lineage.gguf_model)
+        challenger = self._require(self._lineage.gguf_model)
         report = self.find_report()
-        present = read_champion(self._aliases, self.recipe.name)
+        present = read_champion(self._aliases, self._recipe.name)
         refused = [f"{check.name}: {check.detail}" for check in report.manifest.summary.checks if not check.passed]
         if refused:
             publication = Publication(False, "; ".join(refused), present, self._published_file(present))
@@ -177,7 +161,7 @@ class Pipeline:
         else:
             champion = promote(
                 self._aliases,
-                self.recipe.name,
+                self._recipe.name,
                 gguf_model=challenger.manifest.fingerprint,
                 evaluation_report=report.manifest.fingerprint,
                 against=against,
@@ -185,7 +169,7 @@ class Pipeline:
             publication = Publication(
                 True, "it passed the gate and is better", champion, self._published_file(champion)
             )
-        return self._collect(publication, report)
+        return self._collect(publication)
 
     def find_report(self) -> Artifact:
         """The report of this recipe on the data that is there now.
@@ -193,45 +177,37 @@ class Pipeline:
         Raises:
             MissingArtifact: it was not made yet.
         """
-        return self.store.require(self._lineage.evaluation_report(self._find_opponent()))
+        return self._require(self._lineage.evaluation_report(self._find_opponent()))
 
     # -- what goes in ------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
+    def _recipe(self) -> Recipe:
+        return self._run.recipe
+
+    @property
     def _base(self) -> Base:
-        return open_base(self.recipe.base_model, self.root)
+        return self._run.base
 
-    @cached_property
+    @property
     def _lineage(self) -> Lineage:
-        return Lineage(self.recipe, self._read_pin() or self._data_now(), self._base)
+        return self._run.lineage
 
-    def _data_now(self) -> list[tuple[str, str]]:
-        return [(source.set, source.sha256) for source in find_sources(self.recipe.dataset, self.root)]
-
-    def _pin(self, data: Sequence[tuple[str, str]]) -> None:
-        write_file(self._pin_path(self._run_ids[0]), json.dumps({"data": [list(entry) for entry in data]}))
-
-    def _read_pin(self) -> list[tuple[str, str]] | None:
-        for run_id in self._run_ids:
-            path = self._pin_path(run_id)
-            if path.is_file():
-                return [(set_name, sha256) for set_name, sha256 in json.loads(path.read_bytes())["data"]]
-        return None
-
-    def _pin_path(self, run_id: str) -> Path:
-        return self.store.root / "_runs" / f"{run_id}.json"
+    def _require(self, key: ArtifactKey) -> Artifact:
+        self._run.need(key)
+        return self.store.require(key)
 
     def _require_space_for_all(self) -> None:
         """A disk that cannot hold the result is found out before training.
 
         That is 16-bit merged weights, and of challenger and base an f16 GGUF and every type.
         """
-        bits = sum(TYPES[name].bits_per_weight for name in self.recipe.quantization.types)
+        bits = sum(TYPES[name].bits_per_weight for name in self._recipe.quantization.types)
         needed = size_of_weights(self._base.path) * (1 + 2 * (1 + bits / 16))
         self.store.require_space(int(needed), "training, merging and quantizing")
 
     def _require_validated(self) -> Artifact:
-        artifact = self.store.require(self._lineage.validated_dataset)
+        artifact = self._require(self._lineage.validated_dataset)
         if failed := artifact.manifest.summary.failed:
             detail = "; ".join(
                 f"{check.name} is {check.value}, limit {check.limit}: {check.detail}" for check in failed
@@ -244,16 +220,19 @@ class Pipeline:
 
     # -- how it is made ----------------------------------------------------------------------------------------------
 
-    def _build(self, key: ArtifactKey, write: Any) -> Artifact:
-        artifact = self.store.build(key, write, force=self._force)
+    def _build(self, key: ArtifactKey, write: Callable[[Path], Written]) -> Artifact:
+        if self._force:
+            key = self._run.renew(key)
+        self._run.need(key)
+        artifact = self.store.build(key, write)
+        self._run.settle(key)
         state = "reused" if artifact.reused else f"built in {artifact.manifest.wall_seconds:.1f} s"
         self._reporter.info(f"{key.asset} {key.fingerprint}: {state}")
         return artifact
 
-    def _build_in_process(self, function: str, key: ArtifactKey, request: Any) -> Artifact:
+    def _build_in_process(self, function: str, key: ArtifactKey, request: Callable[[Path], BaseModel]) -> Artifact:
         def write(draft: Path) -> Written:
-            made: BaseModel = request(draft)
-            result = run_stage(function, made, reporter=self._reporter, log_path=self.store.log_path(key))
+            result = run_stage(function, request(draft), reporter=self._reporter, log_path=self.store.log_path(key))
             return Written(result.summary, result.peak_rss_bytes)
 
         return self._build(key, write)
@@ -264,9 +243,9 @@ class Pipeline:
             key,
             lambda draft: GgufRequest(
                 model=model,
-                types=self.recipe.quantization.types,
+                types=self._recipe.quantization.types,
                 name=name,
-                context_tokens=self.recipe.quantization.context_tokens,
+                context_tokens=self._recipe.quantization.context_tokens,
                 out_dir=draft,
                 parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
             ),
@@ -280,7 +259,7 @@ class Pipeline:
 
     def _find_opponent(self) -> str | None:
         """Fingerprint of the champion that the challenger is, or was, compared with."""
-        champion = read_champion(self._aliases, self.recipe.name)
+        champion = read_champion(self._aliases, self._recipe.name)
         if champion and champion.gguf_model == self._lineage.gguf_model.fingerprint:
             return champion.against
         return champion.gguf_model if champion else None
@@ -302,7 +281,6 @@ class Pipeline:
         files = self._champion_contestants(champion.gguf_model)
         return files[0].gguf
 
-    def _collect(self, publication: Publication, report: Artifact) -> Publication:
-        roots = [("evaluation_report", report.manifest.fingerprint), *list_published(self._aliases)]
-        collected = collect_garbage(self.store, roots, self.recipe.retention.keep_last)
+    def _collect(self, publication: Publication) -> Publication:
+        collected = collect_garbage(self.store, list_published(self._aliases))
         return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)

@@ -122,7 +122,11 @@ class EvaluationSection(Section):
 class RetentionSection(Section):
     """What stays on disk after a publication."""
 
-    keep_last: int = Field(3, ge=1, description="Artifacts of each asset kept beside what the champion is made of.")
+    keep_last: int = Field(
+        3,
+        ge=1,
+        description="How many runs keep what they made, beside the champion; 16-bit weights only of the last.",
+    )
 
 
 class Recipe(Section):

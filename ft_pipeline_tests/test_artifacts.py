@@ -12,7 +12,7 @@ import pytest
 
 from ft_pipeline.artifacts import MANIFEST, ArtifactKey, ArtifactStore, Written
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
-from ft_pipeline.retention import collect_garbage
+from ft_pipeline.file_lock import lock_file
 from ft_pipeline.summary import Summary
 
 CONTENT = {"a.txt": "first", "sub/b.txt": "second"}
@@ -57,31 +57,34 @@ def test_another_ingredient_or_upstream_is_another_artifact() -> None:
     assert len({key.fingerprint for key in keys}) == len(keys)
 
 
-def test_force_builds_anew(tmp_path: Path) -> None:
-    store, key = ArtifactStore(tmp_path), _key()
-    store.build(key, _write)
-
-    def write_more(draft: Path) -> Written:
-        (draft / "new.txt").write_text("new")
-        return Written(Summary())
-
-    rebuilt = store.build(key, write_more, force=True)
-    assert sorted(rebuilt.manifest.files) == ["new.txt"]
-    assert not rebuilt.reused
-
-
-def test_a_failed_builder_leaves_the_earlier_artifact_and_no_draft(tmp_path: Path) -> None:
-    store, key = ArtifactStore(tmp_path), _key()
-    store.build(key, _write)
-
+def test_a_failed_builder_leaves_nothing(tmp_path: Path) -> None:
     def fail(draft: Path) -> Written:
         (draft / "half").write_text("half")
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        store.build(key, fail, force=True)
-    assert store.require(key).manifest.files.keys() == CONTENT.keys()
-    assert [path.name for path in (tmp_path / "thing").iterdir()] == [key.fingerprint]
+        ArtifactStore(tmp_path).build(_key(), fail)
+    assert list((tmp_path / "thing").iterdir()) == []
+
+
+def test_what_was_just_built_is_not_read_again_and_what_changed_since_another_store_is(tmp_path: Path) -> None:
+    key, verified = _key(), set[tuple[Path, int]]()
+    path = ArtifactStore(tmp_path, verified=verified).build(key, _write).path
+    (path / "a.txt").write_text("fIrst")
+    assert ArtifactStore(tmp_path, verified=verified).require(key).path == path
+    with pytest.raises(CorruptArtifact, match=r"a\.txt: SHA-256"):
+        ArtifactStore(tmp_path).require(key)
+
+
+def test_a_sweep_removes_drafts_that_nobody_writes_any_more(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    kept = store.build(_key(), _write).path
+    dead, alive = (tmp_path / f"thing/.{name * 24}.draft-1234" for name in "ab")
+    dead.mkdir()
+    alive.mkdir()
+    with lock_file(tmp_path / "_locks" / f"thing-{'b' * 24}"):
+        store.sweep()
+    assert sorted((tmp_path / "thing").iterdir()) == sorted([kept, alive])
 
 
 def test_a_missing_artifact_says_what_to_run(tmp_path: Path) -> None:
@@ -159,7 +162,7 @@ def test_two_processes_build_the_same_key_once(tmp_path: Path) -> None:
     assert started.read_text() == "x"
 
 
-def _build_and_die_at(step: int, root: Path, *, force: bool) -> int:
+def _build_and_die_at(step: int, root: Path) -> int:
     """Build in a forked process that kills itself at the n-th operation on files; 0 if it got through."""
     child = os.fork()
     if child == 0:
@@ -173,51 +176,29 @@ def _build_and_die_at(step: int, root: Path, *, force: bool) -> int:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count)
-        ArtifactStore(root).build(_key(), _write, force=force)
+        ArtifactStore(root).build(_key(), _write)
         os._exit(0)
     return os.waitpid(child, 0)[1]
 
 
-@pytest.mark.parametrize("force", [False, True], ids=["first", "forced"])
+@pytest.mark.parametrize("damaged", [False, True], ids=["first", "over a damaged one"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_writer_killed_at_any_step_leaves_a_whole_artifact_or_none(tmp_path: Path, force: bool) -> None:
+def test_a_writer_killed_at_any_step_leaves_a_whole_artifact_or_none(tmp_path: Path, damaged: bool) -> None:
     survived = step = 0
     while not survived:
         step += 1
         root = tmp_path / str(step)
-        if force:
-            ArtifactStore(root).build(_key(), _write)
-        survived = _build_and_die_at(step, root, force=force) == 0
+        if damaged:
+            (ArtifactStore(root).build(_key(), _write).path / "a.txt").write_text("fIrst")
+        survived = _build_and_die_at(step, root) == 0
         try:
             found = ArtifactStore(root).require(_key())
             assert found.manifest.files.keys() == CONTENT.keys()
+        except CorruptArtifact:
+            assert damaged
         except MissingArtifact:
-            assert not force, f"killed at step {step}: the earlier artifact is lost"
+            assert not damaged, f"killed at step {step}: the earlier artifact is lost"
         assert ArtifactStore(root).build(_key(), _write).path.is_dir()
         left = {path.name for path in (root / "thing").iterdir()}
         assert left == {_key().fingerprint}, f"killed at step {step}"
     assert step > 20
-
-
-def _chain(store: ArtifactStore, number: int) -> list[ArtifactKey]:
-    adapter = _key("trained_adapter", n=number)
-    merged = _key("merged_model", upstream=adapter)
-    gguf = _key("gguf_model", upstream=merged)
-    for key in (adapter, merged, gguf):
-        store.build(key, _write)
-    return [adapter, merged, gguf]
-
-
-def test_retention_keeps_what_the_champion_is_made_of_and_the_last_few(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    chains = [_chain(store, number) for number in range(5)]
-    champion = chains[0][2]
-    dry = collect_garbage(store, [("gguf_model", champion.fingerprint)], keep_last=2, dry_run=True)
-    assert len(list(store.list_artifacts())) == 15
-    done = collect_garbage(store, [("gguf_model", champion.fingerprint)], keep_last=2)
-    assert done == dry
-    left = {(a.manifest.asset, a.manifest.fingerprint) for a in store.list_artifacts()}
-    expected = {(key.asset, key.fingerprint) for chain in (chains[0], chains[3], chains[4]) for key in chain}
-    expected.discard(("merged_model", chains[3][1].fingerprint))  # 16-bit weights go first
-    assert left == expected
-    assert done.freed_bytes == 7 * len("firstsecond")

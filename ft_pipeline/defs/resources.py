@@ -1,15 +1,17 @@
 """What a run is given. A field that is set in run config wins over the environment."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from ft_pipeline import environment
-from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.pipeline import GpuSettings, Pipeline
 from ft_pipeline.processes.reporter import LogReporter
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.run import Run
 
 
 class PipelineResource(dg.ConfigurableResource):
@@ -22,20 +24,37 @@ class PipelineResource(dg.ConfigurableResource):
     artifacts: str = Field(
         default="", description="The store's folder; empty: FT_PIPELINE_ARTIFACTS, else data/artifacts."
     )
-    force: bool = Field(default=False, description="Build the selected assets anew even if they are there.")
+    force: bool = Field(
+        default=False, description="Build the selected assets anew; what was there, and a champion, stays untouched."
+    )
+
+    _run: Run | None = PrivateAttr(default=None)
 
     def open(self, context: dg.AssetExecutionContext) -> Pipeline:
-        """The pipeline of this run. The run that it retries, if any, says which data was pinned."""
-        root, log, run = environment.project_root(), context.log, context.run
-        artifacts = root / self.artifacts if self.artifacts else environment.artifacts_folder()
-        return Pipeline(
-            load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides),
-            root,
-            ArtifactStore(artifacts, on_damage=log.warning),
-            LogReporter(log),
-            [run_id for run_id in (run.run_id, run.parent_run_id, run.root_run_id) if run_id],
-            force=self.force,
-        )
+        """The pipeline of this run; a run that retries another one goes on with what that one began with."""
+        if self._run is None:
+            root = environment.project_root()
+            store = root / self.artifacts if self.artifacts else environment.artifacts_folder()
+            self._run = Run(lambda: self._load(root), root, store, _find_ids(context))
+        return Pipeline(self._run, LogReporter(context.log), force=self.force)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
+        """The process has no more to do for the run."""
+        if self._run is not None:
+            self._run.close()
+
+    def _load(self, root: Path) -> Recipe:
+        return load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides)
+
+
+def _find_ids(context: dg.AssetExecutionContext) -> list[str]:
+    """The run and those that it re-executes, nearest first."""
+    run: dg.DagsterRun | None = context.run
+    ids = []
+    while run and run.run_id not in ids:
+        ids.append(run.run_id)
+        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    return ids
 
 
 class GpuResource(dg.ConfigurableResource):

@@ -11,8 +11,8 @@ import json
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from ft_pipeline.base_model import read_config
 from ft_pipeline.errors import BaseModelError, MemoryBudgetError
 from ft_pipeline.finetuning.device import Device
 from ft_pipeline.recipe import TrainingSection
@@ -113,19 +113,6 @@ def require_memory(plan: MemoryPlan, device: Device, limit_bytes: int | None) ->
         f"{source}: {(plan.total_bytes - budget) / 2**30:.2f} GiB short. Lower dataset.max_row_tokens or "
         "training.lora.rank, free the device, or take a smaller base."
     )
-
-
-def read_config(base: Path) -> dict[str, Any]:
-    """The base's config.json.
-
-    Raises:
-        BaseModelError: it is missing or no JSON.
-    """
-    try:
-        config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise BaseModelError(f"{base / 'config.json'} must be the model's config: {err}") from err
-    return config
 
 
 def read_shapes(base: Path) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,8 @@ from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.recipe import TrainingSection
 
 _LOGGED_STEPS = 50
+# The library's `constant` knows no warm-up.
+_SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def make_trainer(job: Job, model: Any, tokenizer: Any, reporter: Reporter) -> An
         gradient_accumulation_steps=job.batch.accumulation_steps,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
+        lr_scheduler_type=_SCHEDULERS[settings.lr_scheduler],
         warmup_steps=round(settings.warmup_share * job.steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

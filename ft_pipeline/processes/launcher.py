@@ -90,7 +90,6 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
         process.stdin.flush()
     except BrokenPipeError:
         return None
-    outcome = None
     for event in _read_events(events):
         match event["event"]:
             case "info":
@@ -100,8 +99,8 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
             case "progress":
                 reporter.progress(event["done"], event["total"], **event["figures"])
             case _:
-                outcome = event
-    return outcome
+                return event  # nothing comes after it, though a process that the stage forked may hold the pipe open
+    return None
 
 
 def _read_events(events: IO[bytes]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from ft_pipeline.datasets.snapshot import snapshot_sources
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
 
@@ -144,3 +145,26 @@ def test_new_rows_are_another_data_set_and_the_earlier_one_stays(user: Path) -> 
     assert "validated_dataset" in _run("trained_adapter")
     assert _run("raw_dataset", "validated_dataset") == ""
     assert len(list((user / "data/artifacts/validated_dataset").iterdir())) == 2
+
+
+def test_force_builds_anew_beside_what_was_there_and_later_runs_take_it(user: Path) -> None:
+    selection = ("raw_dataset", "validated_dataset")
+    assert _run(*selection) == ""
+    first = set((user / "data/artifacts").glob("[a-z]*/*"))
+    assert _run("validated_dataset", pipeline={"force": True}) == ""
+    rebuilt = set((user / "data/artifacts").glob("[a-z]*/*"))
+    assert first < rebuilt
+    assert {path.parent.name for path in rebuilt - first} == {"validated_dataset"}
+    assert _run(*selection) == ""
+    assert set((user / "data/artifacts").glob("[a-z]*/*")) == rebuilt
+
+
+def test_a_recipe_that_is_edited_while_a_run_goes_on_is_the_next_runs(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit_meanwhile(sources: Any, out_dir: Path) -> Any:
+        (user / "recipes/mine.yaml").write_text("name: broken\n")
+        return snapshot_sources(sources, out_dir)
+
+    monkeypatch.setattr("ft_pipeline.pipeline.snapshot_sources", edit_meanwhile)
+    assert _run("raw_dataset", "validated_dataset") == ""

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ft_pipeline.base_model import read_config
 from ft_pipeline.errors import BaseModelError, MemoryBudgetError, ResourceError
 from ft_pipeline.finetuning.device import CPU, Device, find_device
 from ft_pipeline.finetuning.planner import (
     BatchPlan,
     plan_batch,
     predict_memory,
-    read_config,
     read_shapes,
     require_memory,
 )

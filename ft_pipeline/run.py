@@ -1,0 +1,129 @@
+"""One run of a recipe: its inputs as they were when it began, so that all its stages see the same.
+
+A recipe, a file of data or a local base that is edited while a run goes on belongs to the next run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ft_pipeline.artifacts import ArtifactKey
+from ft_pipeline.base_model import BaseModel, open_base, require_context
+from ft_pipeline.datasets.sources import SourceFile, find_sources
+from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.run_record import RunFolder, RunRecord
+
+
+class Run:
+    """The pinned inputs of one run.
+
+    Args:
+        load: Gives the recipe as it is now; asked only while the run is not on record.
+        root: The project's folder; the recipe's paths are relative to it.
+        store_root: The artifact store's folder.
+        ids: This run and those that it continues, nearest first. None: look only, nothing is written down.
+    """
+
+    def __init__(self, load: Callable[[], Recipe], root: Path, store_root: Path, ids: Sequence[str] = ()) -> None:
+        self.root = root
+        self.store_root = store_root
+        self.verified: set[tuple[Path, int]] = set()
+        self._load = load
+        self._ids = tuple(ids)
+        self._folder = RunFolder(store_root)
+        self._written: RunRecord | None = None
+        self._lock: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id, for people."""
+        return self._ids[0] if self._ids else "none"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it was when the run began."""
+        return self._record.recipe
+
+    @property
+    def lineage(self) -> Lineage:
+        """The keys of all that this run makes."""
+        record = self._record
+        return Lineage(record.recipe, record.data, record.base.identity, record.generations)
+
+    @property
+    def base(self) -> BaseModel:
+        """The base; it must still be what it was when the run began."""
+        return open_base(self.recipe.base_model, self.root, pinned=self._record.base)
+
+    def pin(self) -> tuple[SourceFile, ...]:
+        """Begin with the recipe, the data and the base as they are now.
+
+        Returns:
+            The data.
+        """
+        recipe = self._load()
+        base = open_base(recipe.base_model, self.root)
+        require_context(base, recipe.dataset.max_row_tokens)
+        sources = find_sources(recipe.dataset, self.root)
+        record = RunRecord(
+            recipe=recipe,
+            data=tuple((source.set, source.sha256) for source in sources),
+            base=base,
+            generations=self._folder.generations(),
+            began_at=datetime.now(UTC),
+        )
+        self._write(record)
+        return sources
+
+    def need(self, key: ArtifactKey) -> None:
+        """Write down that the run needs an artifact, before it looks for it: retention leaves it alone from then on."""
+        record, entry = self._record, (key.asset, key.fingerprint)
+        if entry in record.artifacts:
+            return
+        with self._folder.guard():
+            self._write(record.model_copy(update={"artifacts": (*record.artifacts, entry)}))
+
+    def renew(self, key: ArtifactKey) -> ArtifactKey:
+        """A new key for what is to be built anew; all that is made from it gets new ones too.
+
+        What was there keeps its own, so a champion is not touched before the gate has seen what replaces it.
+        """
+        record, plain = self._record, plain_fingerprint(key)
+        known = self._folder.generations().get(plain, 0)
+        generation = max(record.generations.get(plain, 0), known + 1)
+        self._write(record.model_copy(update={"generations": {**record.generations, plain: generation}}))
+        return in_generation(key, generation)
+
+    def settle(self, key: ArtifactKey) -> None:
+        """What was renewed is built: later runs take it."""
+        plain = plain_fingerprint(key)
+        if generation := self._record.generations.get(plain):
+            self._folder.settle(plain, generation)
+
+    def close(self) -> None:
+        """This process has no more to do for the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def _record(self) -> RunRecord:
+        if self._written is None:
+            found = next((record for run_id in self._ids if (record := self._folder.read(run_id))), None)
+            if found is None:
+                self.pin()
+            else:
+                self._write(found)
+        assert self._written is not None  # noqa: S101 - both branches write
+        return self._written
+
+    def _write(self, record: RunRecord) -> None:
+        if self._ids:
+            if self._lock is None:
+                self._lock = self._folder.hold(self.id)
+            self._folder.write(self.id, record)
+        self._written = record

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline.artifacts import ArtifactKey, ArtifactStore, Written
+from ft_pipeline.base_model import BaseModel
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.retention import Collected, collect_garbage
+from ft_pipeline.run_record import RunFolder, RunRecord
+from ft_pipeline.summary import Summary
+
+ASSETS = ("trained_adapter", "merged_model", "gguf_model")
+TODAY = datetime.now(UTC)
+
+
+def _recipe(name: str, keep_last: int) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "base_model": {"source": "base"},
+            "dataset": {"sources": ["data/*.jsonl"]},
+            "retention": {"keep_last": keep_last},
+        }
+    )
+
+
+class Machine:
+    """A store, and runs that leave something on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.store, self.runs = ArtifactStore(root), RunFolder(root)
+
+    def run(self, number: int, recipe: str = "mine", *, days_ago: float = 0, keep_last: int = 2) -> str:
+        """A run that makes an adapter, merges and quantizes it.
+
+        Returns:
+            The fingerprint of its GGUF.
+        """
+        key: ArtifactKey | None = None
+        made = []
+        for asset in ASSETS:
+            key = ArtifactKey(asset, {"of": [recipe, number]}, {key.asset: key.fingerprint} if key else {})
+            self.store.build(key, _write)
+            made.append((asset, key.fingerprint))
+        record = RunRecord(
+            recipe=_recipe(recipe, keep_last),
+            data=(),
+            base=BaseModel("base", Path("base"), "id"),
+            generations={},
+            began_at=TODAY - timedelta(days=days_ago) + timedelta(seconds=number),
+            artifacts=tuple(made),
+        )
+        self.runs.write(f"{recipe}-{number}", record)
+        return made[-1][1]
+
+    def left(self, asset: str) -> set[tuple[str, int]]:
+        """Recipe and number of the runs whose artifacts of this kind are there."""
+        found = [a.manifest for a in self.store.list_artifacts() if a.manifest.asset == asset]
+        return {(manifest.ingredients["of"][0], manifest.ingredients["of"][1]) for manifest in found}
+
+    def collect(self, *champions: str, dry_run: bool = False, keep_last: int | None = None) -> Collected:
+        """Apply the rule."""
+        published = [("gguf_model", champion) for champion in champions]
+        return collect_garbage(self.store, published, dry_run=dry_run, keep_last=keep_last)
+
+
+def _write(draft: Path) -> Written:
+    (draft / "file").write_text("12345")
+    return Written(Summary())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_the_champion_and_the_last_runs_stay(machine: Machine) -> None:
+    ggufs = [machine.run(number) for number in range(5)]
+    dry = machine.collect(ggufs[0], dry_run=True)
+    assert machine.left("gguf_model") == {("mine", number) for number in range(5)}
+    assert machine.collect(ggufs[0]) == dry
+    assert machine.left("gguf_model") == {("mine", 0), ("mine", 3), ("mine", 4)}
+    assert machine.left("merged_model") == {("mine", 0), ("mine", 4)}, "16-bit weights go first"
+    assert dry.freed_bytes == 7 * len("12345")
+
+
+def test_each_recipe_has_its_own_last_runs(machine: Machine) -> None:
+    for number in range(3):
+        machine.run(number, "rare", keep_last=1)
+    for number in range(10, 14):
+        machine.run(number, "frequent", keep_last=2)
+    machine.collect()
+    assert machine.left("gguf_model") == {("rare", 2), ("frequent", 12), ("frequent", 13)}
+
+
+def test_what_a_live_run_needs_stays_however_old_it_is(machine: Machine) -> None:
+    for number in range(5):
+        machine.run(number)
+    waiting = machine.runs.hold("mine-0")
+    machine.collect()
+    assert ("mine", 0) in machine.left("gguf_model")
+    assert ("mine", 0) in machine.left("merged_model")
+    os.close(waiting)
+    machine.collect()
+    assert ("mine", 0) not in machine.left("gguf_model")
+
+
+def test_a_run_that_only_reused_does_not_push_another_one_out(machine: Machine) -> None:
+    machine.run(1)
+    machine.run(2)
+    for repeated in range(3, 8):
+        record = machine.runs.read("mine-2")
+        assert record
+        machine.runs.write(
+            f"mine-{repeated}", record.model_copy(update={"began_at": TODAY + timedelta(seconds=repeated)})
+        )
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", 1), ("mine", 2)}
+
+
+def test_records_of_runs_that_ended_long_ago_go(machine: Machine) -> None:
+    machine.run(1, days_ago=40)
+    machine.run(2)
+    machine.collect()
+    assert [run.id for run in machine.runs.list_runs()] == ["mine-2"]
