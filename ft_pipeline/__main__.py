@@ -21,7 +21,7 @@ from ft_pipeline.run import Run
 
 
 def _store() -> ArtifactStore:
-    return ArtifactStore(environment.artifacts_folder(), on_damage=click.echo)
+    return ArtifactStore(environment.artifacts_folder(), tell=click.echo)
 
 
 @click.group()
@@ -32,7 +32,8 @@ def main() -> None:
 @main.command()
 def doctor() -> None:
     """Say what is missing or mismatched on this machine."""
-    findings = list(examine(environment.project_root(), environment.recipe_name()))
+    where = environment.project_root(), environment.recipe_name(), environment.artifacts_folder()
+    findings = list(examine(*where, environment.device_name()))
     for finding in findings:
         click.echo(f"{'FIX' if finding.fix else ' ok'}  {finding.subject}: {finding.state}")
         if finding.fix:
@@ -56,15 +57,17 @@ def report() -> None:
 @main.command()
 def verify() -> None:
     """Compare every artifact's files with its manifest."""
-    store, damaged, count = _store(), 0, 0
+    damaged: list[str] = []
+    store, whole = ArtifactStore(environment.artifacts_folder(), tell=damaged.append), 0
     for artifact in store.list_artifacts():
-        count += 1
         try:
             store.verify(artifact)
+            whole += 1
         except CorruptArtifact as err:
-            damaged += 1
-            click.echo(str(err))
-    click.echo(f"{count - damaged} artifacts are whole, {damaged} are damaged")
+            damaged.append(str(err))
+    for message in damaged:
+        click.echo(message)
+    click.echo(f"{whole} artifacts are whole, {len(damaged)} are damaged")
     sys.exit(bool(damaged))
 
 

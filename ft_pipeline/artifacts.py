@@ -15,88 +15,20 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from ft_pipeline.artifact import FORMAT, MANIFEST, Artifact, ArtifactKey, Manifest, Written, describe, find_faults
 from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
-from ft_pipeline.fingerprint import fingerprint, hash_file
-from ft_pipeline.summary import Summary
 
-MANIFEST = "manifest.json"
-_FORMAT = 1
+_LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
-
-
-@dataclass(frozen=True)
-class ArtifactKey:
-    """Which artifact: the asset, all that goes in, and the artifacts among that."""
-
-    asset: str
-    ingredients: Mapping[str, Any]
-    upstream: Mapping[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of asset, ingredients and upstream fingerprints."""
-        return fingerprint({"asset": self.asset, "ingredients": self.ingredients, "upstream": self.upstream})
-
-
-class FileRecord(BaseModel):
-    """One file of an artifact."""
-
-    model_config = ConfigDict(frozen=True)
-
-    sha256: str
-    size_bytes: int
-
-
-class Manifest(BaseModel):
-    """What is known of an artifact. `notes` say how it was made on this machine and are no part of the fingerprint."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int
-    asset: str
-    fingerprint: str
-    upstream: dict[str, str]
-    ingredients: dict[str, Any]
-    files: dict[str, FileRecord]
-    summary: Summary
-    notes: dict[str, Any]
-    wall_seconds: float
-    peak_rss_bytes: int | None
-    created_at: datetime
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A whole artifact on disk; `reused` says that it was there before."""
-
-    path: Path
-    manifest: Manifest
-    reused: bool = True
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of all files, the manifest left out."""
-        return sum(record.size_bytes for record in self.manifest.files.values())
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a builder says after it has filled the draft folder."""
-
-    summary: Summary
-    peak_rss_bytes: int | None = None
-    notes: Mapping[str, Any] | None = None
 
 
 class ArtifactStore:
@@ -104,18 +36,18 @@ class ArtifactStore:
 
     Args:
         root: The folder; made when the first artifact is built.
-        on_damage: Called with a sentence when a damaged artifact is set aside to be built anew.
+        tell: Called with a sentence: a damaged artifact is built anew, or another process builds what is wanted.
         verified: Folders and their inodes whose bytes were compared already: what several stores of one run share.
     """
 
     def __init__(
         self,
         root: Path,
-        on_damage: Callable[[str], None] = lambda _: None,
+        tell: Callable[[str], None] = lambda _: None,
         verified: set[tuple[Path, int]] | None = None,
     ) -> None:
         self.root = root
-        self._on_damage = on_damage
+        self._tell = tell
         self._verified = set() if verified is None else verified
 
     def build(self, key: ArtifactKey, write: Callable[[Path], Written]) -> Artifact:
@@ -123,14 +55,14 @@ class ArtifactStore:
 
         Waits while another process builds the same key, and takes its result then.
         """
-        with lock_file(self._lock_path(key)):
+        with lock_file(self._lock_path(key), self._tell_once(f"waits for another process that builds {key.asset}")):
             self._recover(key.asset, key.fingerprint)
             if found := self._find_whole(key):
                 return found
             with self._draft(key) as draft:
                 started = time.perf_counter()
                 written = write(draft)
-                manifest = _describe(key, draft, written, time.perf_counter() - started)
+                manifest = describe(key, draft, written, time.perf_counter() - started)
                 (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
                 sync_tree(draft)
                 self._swap_in(draft, self._path(key.asset, key.fingerprint))
@@ -145,7 +77,8 @@ class ArtifactStore:
             MissingArtifact: it is not there; the message says what to run.
             CorruptArtifact: a file does not match the manifest.
         """
-        if not self._path(key.asset, key.fingerprint).exists():
+        path = self._path(key.asset, key.fingerprint)
+        if path.parent.exists() and not path.exists():
             with lock_file(self._lock_path(key)):
                 self._recover(key.asset, key.fingerprint)
         try:
@@ -175,10 +108,10 @@ class ArtifactStore:
             raise MissingArtifact(f"{asset} {fingerprint_} is not in {self.root}") from err
         except (ValidationError, json.JSONDecodeError) as err:
             raise CorruptArtifact(f"{path / MANIFEST} does not read: {err}. Build it again.") from err
-        if (manifest.format, manifest.asset, manifest.fingerprint) != (_FORMAT, asset, fingerprint_):
+        if (manifest.format, manifest.asset, manifest.fingerprint) != (FORMAT, asset, fingerprint_):
             raise CorruptArtifact(
                 f"{path / MANIFEST} says format {manifest.format}, {manifest.asset} {manifest.fingerprint}; expected "
-                f"format {_FORMAT}, {asset} {fingerprint_}. Build it again."
+                f"format {FORMAT}, {asset} {fingerprint_}. Build it again."
             )
         return Artifact(path, manifest)
 
@@ -190,7 +123,7 @@ class ArtifactStore:
         """
         if _identity(artifact) in self._verified:
             return
-        wrong = [f"{name}: {fault}" for name, fault in _find_faults(artifact)]
+        wrong = [f"{name}: {fault}" for name, fault in find_faults(artifact)]
         if wrong:
             raise CorruptArtifact(
                 f"{artifact.path} does not match its manifest: {'; '.join(wrong)}. "
@@ -206,7 +139,7 @@ class ArtifactStore:
                 try:
                     found.append(self.load(folder.name, path.name))
                 except ArtifactError as err:
-                    self._on_damage(str(err))
+                    self._tell(str(err))
             yield from sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
     def remove(self, artifact: Artifact) -> None:
@@ -221,7 +154,9 @@ class ArtifactStore:
     def sweep(self) -> None:
         """Remove what killed writers have left, also of keys that nobody builds again."""
         for left in self.root.glob("[a-z]*/.*"):
-            fingerprint_ = left.name.split(".")[1]
+            if not (match := _LEFT.fullmatch(left.name)):
+                continue
+            fingerprint_ = match[1]
             with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
                 if is_free:
                     self._recover(left.parent.name, fingerprint_)
@@ -244,6 +179,10 @@ class ArtifactStore:
     def _log_path(self, asset: str, fingerprint_: str) -> Path:
         return self.root / "_logs" / f"{asset}-{fingerprint_}.log"
 
+    def _tell_once(self, sentence: str) -> Callable[[float], None]:
+        untold = [sentence]
+        return lambda _waited: self._tell(untold.pop()) if untold else None
+
     def _find_whole(self, key: ArtifactKey) -> Artifact | None:
         try:
             artifact = self.load(key.asset, key.fingerprint)
@@ -251,7 +190,7 @@ class ArtifactStore:
         except MissingArtifact:
             return None
         except CorruptArtifact as err:
-            self._on_damage(f"{err} It is built anew now.")
+            self._tell(f"{err} It is built anew now.")
             return None
         return artifact
 
@@ -297,40 +236,3 @@ class ArtifactStore:
 
 def _identity(artifact: Artifact) -> tuple[Path, int]:
     return artifact.path, artifact.path.stat().st_ino
-
-
-def _describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:
-    files: dict[str, FileRecord] = {}
-    for path in sorted(draft.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ArtifactError(f"an artifact holds plain files only; {path.relative_to(draft)} of {key.asset} is none")
-        if path.is_file():
-            name = path.relative_to(draft).as_posix()
-            files[name] = FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
-    return Manifest(
-        format=_FORMAT,
-        asset=key.asset,
-        fingerprint=key.fingerprint,
-        upstream=dict(key.upstream),
-        ingredients=dict(key.ingredients),
-        files=files,
-        summary=written.summary,
-        notes=dict(written.notes or {}),
-        wall_seconds=round(wall_seconds, 3),
-        peak_rss_bytes=written.peak_rss_bytes,
-        created_at=datetime.now(UTC),
-    )
-
-
-def _find_faults(artifact: Artifact) -> Iterator[tuple[str, str]]:
-    present = {p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if not p.is_dir()}
-    for name in sorted(present - set(artifact.manifest.files) - {MANIFEST}):
-        yield name, "not in the manifest"
-    for name, record in artifact.manifest.files.items():
-        path = artifact.path / name
-        if name not in present or path.is_symlink():
-            yield name, "missing"
-        elif (size := path.stat().st_size) != record.size_bytes:
-            yield name, f"{size} bytes, expected {record.size_bytes}"
-        elif (sha256 := hash_file(path)) != record.sha256:
-            yield name, f"SHA-256 {sha256[:12]}…, expected {record.sha256[:12]}…"

@@ -61,7 +61,7 @@ def open_base(section: BaseModelSection, root: Path, pinned: BaseModel | None = 
         _require_whole(folder)
         return _identify(section.source, folder, pinned)
     if section.source.count("/") == 1 and not section.source.startswith((".", "/", "data/")):
-        return _fetch(section)
+        return _fetch(section, pinned)
     raise BaseModelError(
         f"base_model.source must be a folder of the project or a Hub name (org/model), got '{section.source}': "
         f"there is no folder {folder}."
@@ -96,7 +96,7 @@ def require_context(base: BaseModel, row_tokens: int) -> None:
         BaseModelError: the base's config does not read, or its context is shorter than a row may be.
     """
     config = read_config(base.path)
-    context = config.get("text_config", config).get("max_position_embeddings")
+    context = (config.get("text_config") or config).get("max_position_embeddings")
     if context and row_tokens > context:
         raise BaseModelError(
             f"dataset.max_row_tokens must be at most the context of the base, got {row_tokens}: {base.name} has "
@@ -133,12 +133,15 @@ def _identify(name: str, folder: Path, pinned: BaseModel | None) -> BaseModel:
     return found
 
 
-def _fetch(section: BaseModelSection) -> BaseModel:
+def _fetch(section: BaseModelSection, pinned: BaseModel | None) -> BaseModel:
     if not section.revision:
         raise BaseModelError(
             f"a Hub model must be pinned: set base_model.revision to the commit (40 hex digits) of {section.source} "
             "that you want; a branch name moves."
         )
+    identity = f"{section.source}@{section.revision}"
+    if pinned and pinned.identity == identity and pinned.path.is_dir():
+        return pinned
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.safetensors.index.json", *_NEEDED, *TOKENIZER_FILES, "generation_config.json"]
@@ -150,7 +153,7 @@ def _fetch(section: BaseModelSection) -> BaseModel:
             "the name and the commit; a gated model needs HF_TOKEN of an account that was let in."
         ) from err
     _require_whole(Path(path))
-    return BaseModel(section.source, Path(path), f"{section.source}@{section.revision}")
+    return BaseModel(section.source, Path(path), identity)
 
 
 def size_of_weights(folder: Path) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.base_model import open_base
+from ft_pipeline.base_model import open_base, require_context
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import find_device
@@ -30,14 +30,14 @@ class Finding:
     fix: str = ""
 
 
-def examine(root: Path, recipe_name: str) -> Iterator[Finding]:
-    """Look at everything that a run of this recipe needs."""
+def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Iterator[Finding]:
+    """Look at everything that a run of this recipe needs, with its artifacts in that folder and on that device."""
     yield _examine_python()
     yield _examine_packages(root / "constraints.txt")
     yield _guard("llama.cpp's converter", _find_converter, "make setup")
     yield _examine_compiler()
-    yield _examine_disk(root)
-    yield _guard("device", lambda: find_device("auto").label, "check the NVIDIA driver with nvidia-smi")
+    yield _examine_disk(artifacts)
+    yield _guard("device", lambda: find_device(device).label, "check the NVIDIA driver with nvidia-smi")
     yield _examine_torch()
     yield _examine_recipe(root, recipe_name)
 
@@ -62,6 +62,8 @@ def _examine_python() -> Finding:
 
 
 def _examine_packages(constraints: Path) -> Finding:
+    if not constraints.is_file():
+        return Finding("packages", f"no {constraints} to compare with")
     wrong = []
     pins = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", constraints.read_text(encoding="utf-8"), re.MULTILINE)
     for name, wanted in pins:
@@ -79,8 +81,10 @@ def _examine_compiler() -> Finding:
     return Finding("C++ compiler", compiler or "none", "" if compiler else "needed by make setup: install g++ or clang")
 
 
-def _examine_disk(root: Path) -> Finding:
-    free = shutil.disk_usage(root).free
+def _examine_disk(folder: Path) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     fix = "" if free >= _WANTED_FREE_BYTES else "free some space, or set FT_PIPELINE_ARTIFACTS to another disk"
     return Finding("free disk", f"{free / 2**30:.1f} GiB", fix)
 
@@ -101,6 +105,7 @@ def _examine_recipe(root: Path, name: str) -> Finding:
     try:
         recipe = load_recipe(find_recipe(name, root))
         base = open_base(recipe.base_model, root)
+        require_context(base, recipe.dataset.max_row_tokens)
         sources = find_sources(recipe.dataset, root)
     except PipelineError as err:
         return Finding(f"recipe {name}", str(err), "mend what the message names")

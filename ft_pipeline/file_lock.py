@@ -46,10 +46,10 @@ def wait_for_lock(
 
 
 @contextmanager
-def lock_file(path: Path) -> Iterator[None]:
+def lock_file(path: Path, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
     """Hold the exclusive lock of a file, which is made if it is missing and stays afterwards."""
     with _open(path) as descriptor:
-        wait_for_lock(descriptor)
+        wait_for_lock(descriptor, on_wait=on_wait)
         yield
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-from ft_pipeline.artifacts import ArtifactKey
+from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
@@ -27,6 +27,8 @@ CODE_VERSIONS = {
     "evaluation_report": "1",
     "published_model": "1",
 }
+# Those that a person selects; `base_gguf` is made on the way.
+ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf"}
 _GENERATION = "generation"
 # Packages whose version can change an artifact's bytes.
 _PACKAGES = {

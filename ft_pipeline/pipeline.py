@@ -13,15 +13,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ft_pipeline.artifacts import Artifact, ArtifactKey, ArtifactStore, Written
+from ft_pipeline.artifact import Artifact, ArtifactKey, Written
+from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel as Base
 from ft_pipeline.base_model import size_of_weights
 from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
-from ft_pipeline.errors import DatasetError
+from ft_pipeline.errors import ArtifactError, DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
 from ft_pipeline.finetuning.trainer import HISTORY_FILE, TrainRequest
-from ft_pipeline.lineage import Lineage
+from ft_pipeline.lineage import ASSETS, Lineage
 from ft_pipeline.merging.merge import MergeRequest
 from ft_pipeline.processes.launcher import run_stage
 from ft_pipeline.processes.reporter import Reporter
@@ -66,7 +67,7 @@ class Pipeline:
 
     def __init__(self, run: Run, reporter: Reporter, *, force: bool = False) -> None:
         self._run = run
-        self.store = ArtifactStore(run.store_root, on_damage=reporter.warning, verified=run.verified)
+        self.store = ArtifactStore(run.store_root, tell=reporter.warning, verified=run.verified)
         self._reporter = reporter
         self._force = force
 
@@ -130,6 +131,7 @@ class Pipeline:
         base = self._build_gguf(self._lineage.base_gguf, self._base.path, f"{name}-base", validated)
         adapter = self._require(self._lineage.trained_adapter)
         against = self._find_opponent()
+        self._run.meet(against)
         return self._build_in_process(
             "ft_pipeline.evaluation.evaluate:evaluate",
             self._lineage.evaluation_report(against),
@@ -149,9 +151,11 @@ class Pipeline:
 
     def published_model(self) -> Publication:
         """Make the challenger the champion if its report lets it through, then apply the retention rule."""
-        against = self._find_opponent()
+        # Not who is champion now, who may be another one since the report was made: `promote` judges that.
+        met = self._run.opponent
+        against = met.gguf_model if met else self._find_opponent()
         challenger = self._require(self._lineage.gguf_model)
-        report = self.find_report()
+        report = self._require(self._lineage.evaluation_report(against))
         present = read_champion(self._aliases, self._recipe.name)
         refused = [f"{check.name}: {check.detail}" for check in report.manifest.summary.checks if not check.passed]
         if refused:
@@ -194,7 +198,7 @@ class Pipeline:
         return self._run.lineage
 
     def _require(self, key: ArtifactKey) -> Artifact:
-        self._run.need(key)
+        self._run.need(key.asset, key.fingerprint)
         return self.store.require(key)
 
     def _require_space_for_all(self) -> None:
@@ -214,16 +218,16 @@ class Pipeline:
             )
             raise DatasetError(
                 f"the validated data set breaks its contract: {detail}. See {artifact.path}/quarantine.parquet; "
-                "mend the rows or change the limit in the recipe."
+                "mend the rows or change the limit in the recipe, and start a new run."
             )
         return artifact
 
     # -- how it is made ----------------------------------------------------------------------------------------------
 
     def _build(self, key: ArtifactKey, write: Callable[[Path], Written]) -> Artifact:
-        if self._force:
+        if self._force and key.asset in ASSETS:
             key = self._run.renew(key)
-        self._run.need(key)
+        self._run.need(key.asset, key.fingerprint)
         artifact = self.store.build(key, write)
         self._run.settle(key)
         state = "reused" if artifact.reused else f"built in {artifact.manifest.wall_seconds:.1f} s"
@@ -233,6 +237,7 @@ class Pipeline:
     def _build_in_process(self, function: str, key: ArtifactKey, request: Callable[[Path], BaseModel]) -> Artifact:
         def write(draft: Path) -> Written:
             result = run_stage(function, request(draft), reporter=self._reporter, log_path=self.store.log_path(key))
+            _ = self._base  # one that changed while the stage read it must not go into an artifact
             return Written(result.summary, result.peak_rss_bytes)
 
         return self._build(key, write)
@@ -271,6 +276,7 @@ class Pipeline:
     def _champion_contestants(self, fingerprint: str | None) -> list[Contestant]:
         if fingerprint is None:
             return []
+        self._run.need("gguf_model", fingerprint)
         champion = self.store.load("gguf_model", fingerprint)
         quantization = champion.manifest.ingredients["quantization"]["types"][0]
         return self._contestants("champion", champion.path, champion.manifest.ingredients["name"], [quantization])
@@ -282,5 +288,9 @@ class Pipeline:
         return files[0].gguf
 
     def _collect(self, publication: Publication) -> Publication:
-        collected = collect_garbage(self.store, list_published(self._aliases))
+        try:
+            collected = collect_garbage(self.store, list_published(self._aliases))
+        except ArtifactError as err:
+            self._reporter.warning(f"nothing was removed from the store: {err}")
+            return publication
         return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)

@@ -7,14 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ft_pipeline.artifacts import Artifact, ArtifactStore
-from ft_pipeline.errors import ArtifactError
+from ft_pipeline.artifact import Artifact
+from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.run_record import PastRun, RunFolder
 
 _Key = tuple[str, str]
-# 16-bit weights are as large as all the rest together and can be merged again from the adapter.
-_OF_THE_LAST_RUN_ONLY = "merged_model"
 _RECORDS_KEPT = timedelta(days=30)
+# Artifacts that no run on record has asked for: of another version, or of a person.
+_UNKNOWN_KEPT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ def collect_garbage(
     runs = RunFolder(store.root)
     with runs.guard():
         past = list(runs.list_runs())
-        kept = _reachable(store, [*published, *(key for run in past if run.is_live for key in run.record.artifacts)])
+        kept = _without_weights(_reachable(store, published, refuse_damage=True))
         kept |= _of_last_runs(store, past, kept, keep_last)
+        kept |= _reachable(store, (key for run in past if run.is_live for key in run.record.artifacts))
+        mentioned = {key for run in past for key in run.record.artifacts}
         removed, freed = [], 0
         for artifact in store.list_artifacts():
-            if _key(artifact) in kept:
+            is_new = datetime.now(UTC) - artifact.manifest.created_at < _UNKNOWN_KEPT
+            if _key(artifact) in kept or (is_new and _key(artifact) not in mentioned):
                 continue
             freed += artifact.size_bytes
             removed.append("/".join(_key(artifact)))
@@ -51,7 +55,7 @@ def collect_garbage(
                 store.remove(artifact)
         if not dry_run:
             store.sweep()
-            _forget_old(runs, past)
+            _forget_old(store, runs, past)
     return Collected(tuple(removed), freed)
 
 
@@ -59,23 +63,32 @@ def _of_last_runs(store: ArtifactStore, past: list[PastRun], kept: set[_Key], ke
     """What the last runs of each recipe have made. A run that made nothing of its own does not count."""
     found: set[_Key] = set()
     counts: Counter[str] = Counter()
+    seen: set[str] = set()
     for run in past:
         recipe = run.record.recipe
         if counts[recipe.name] >= (keep_last or recipe.retention.keep_last):
             continue
         made = _reachable(store, run.record.artifacts)
-        if counts[recipe.name]:
-            made = {key for key in made if key[0] != _OF_THE_LAST_RUN_ONLY}
-        if made - kept - found:
+        if recipe.name in seen:
+            made = _without_weights(made)
+        seen.add(recipe.name)
+        if _without_weights(made) - kept - found:
             counts[recipe.name] += 1
-            found |= made
+        found |= made
     return found
 
 
-def _forget_old(runs: RunFolder, past: list[PastRun]) -> None:
+def _without_weights(keys: set[_Key]) -> set[_Key]:
+    """Without 16-bit weights, which are as large as all the rest and can be merged again from the adapter."""
+    return {key for key in keys if key[0] != "merged_model"}
+
+
+def _forget_old(store: ArtifactStore, runs: RunFolder, past: list[PastRun]) -> None:
+    """Records of runs that ended long ago, and of whose artifacts nothing is left."""
     oldest = datetime.now(UTC) - _RECORDS_KEPT
+    left = {_key(artifact) for artifact in store.list_artifacts()}
     for run in past:
-        if not run.is_live and run.record.began_at < oldest:
+        if not run.is_live and run.record.began_at < oldest and not left.intersection(run.record.artifacts):
             runs.forget(run.id)
 
 
@@ -83,7 +96,7 @@ def _key(artifact: Artifact) -> _Key:
     return artifact.manifest.asset, artifact.manifest.fingerprint
 
 
-def _reachable(store: ArtifactStore, roots: Iterable[_Key]) -> set[_Key]:
+def _reachable(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> set[_Key]:
     found: set[_Key] = set()
     todo = list(roots)
     while todo:
@@ -92,7 +105,11 @@ def _reachable(store: ArtifactStore, roots: Iterable[_Key]) -> set[_Key]:
             continue
         try:
             todo.extend(store.load(asset, fingerprint).manifest.upstream.items())
-        except ArtifactError:
+        except MissingArtifact:
             continue  # not built yet, or retention or a person took it: nothing is reached through it
+        except CorruptArtifact:
+            if refuse_damage:
+                raise
+            continue
         found.add(key)
     return found

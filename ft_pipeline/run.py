@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ft_pipeline.artifacts import ArtifactKey
+from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.base_model import BaseModel, open_base, require_context
 from ft_pipeline.datasets.sources import SourceFile, find_sources
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
 from ft_pipeline.recipe import Recipe
-from ft_pipeline.run_record import RunFolder, RunRecord
+from ft_pipeline.run_record import Opponent, RunFolder, RunRecord
 
 
 class Run:
@@ -25,7 +25,7 @@ class Run:
         load: Gives the recipe as it is now; asked only while the run is not on record.
         root: The project's folder; the recipe's paths are relative to it.
         store_root: The artifact store's folder.
-        ids: This run and those that it continues, nearest first. None: look only, nothing is written down.
+        ids: This run and those that it continues, nearest first. Empty: look only, nothing is written down.
     """
 
     def __init__(self, load: Callable[[], Recipe], root: Path, store_root: Path, ids: Sequence[str] = ()) -> None:
@@ -36,6 +36,7 @@ class Run:
         self._ids = tuple(ids)
         self._folder = RunFolder(store_root)
         self._written: RunRecord | None = None
+        self._continues: str | None = None
         self._lock: int | None = None
 
     @property
@@ -57,7 +58,23 @@ class Run:
     @property
     def base(self) -> BaseModel:
         """The base; it must still be what it was when the run began."""
-        return open_base(self.recipe.base_model, self.root, pinned=self._record.base)
+        record = self._record
+        base = open_base(record.recipe.base_model, self.root, pinned=record.base)
+        if base != record.base:  # touched, its bytes the same
+            self._write(record.model_copy(update={"base": base}))
+        return base
+
+    @property
+    def opponent(self) -> Opponent | None:
+        """What the run's challenger was scored against, if it was."""
+        return self._record.opponent
+
+    @property
+    def continues(self) -> str | None:
+        """The run whose inputs this one goes on with."""
+        if self._written is None:
+            self._resume()
+        return self._continues
 
     def pin(self) -> tuple[SourceFile, ...]:
         """Begin with the recipe, the data and the base as they are now.
@@ -79,10 +96,14 @@ class Run:
         self._write(record)
         return sources
 
-    def need(self, key: ArtifactKey) -> None:
+    def meet(self, gguf_model: str | None) -> None:
+        """Write down what the challenger is scored against."""
+        self._write(self._record.model_copy(update={"opponent": Opponent(gguf_model=gguf_model)}))
+
+    def need(self, asset: str, fingerprint: str) -> None:
         """Write down that the run needs an artifact, before it looks for it: retention leaves it alone from then on."""
-        record, entry = self._record, (key.asset, key.fingerprint)
-        if entry in record.artifacts:
+        record, entry = self._record, (asset, fingerprint)
+        if not self._ids or entry in record.artifacts:
             return
         with self._folder.guard():
             self._write(record.model_copy(update={"artifacts": (*record.artifacts, entry)}))
@@ -112,14 +133,21 @@ class Run:
 
     @property
     def _record(self) -> RunRecord:
-        if self._written is None:
-            found = next((record for run_id in self._ids if (record := self._folder.read(run_id))), None)
-            if found is None:
-                self.pin()
-            else:
-                self._write(found)
+        if self._written is None and not self._resume():
+            self.pin()
         assert self._written is not None  # noqa: S101 - both branches write
         return self._written
+
+    def _resume(self) -> bool:
+        """Go on with the inputs of this run, or of the nearest one that it continues, if one is on record."""
+        for run_id in self._ids:
+            if found := self._folder.read(run_id):
+                if run_id != self.id:
+                    self._continues = run_id
+                    found = found.model_copy(update={"artifacts": (), "began_at": datetime.now(UTC)})
+                self._write(found)
+                return True
+        return False
 
     def _write(self, record: RunRecord) -> None:
         if self._ids:

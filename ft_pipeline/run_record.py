@@ -25,6 +25,14 @@ from ft_pipeline.file_lock import lock_file, try_lock
 from ft_pipeline.recipe import Recipe
 
 
+class Opponent(BaseModel):
+    """The champion of the moment: the fingerprint of its GGUF, None where there was none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gguf_model: str | None
+
+
 class RunRecord(BaseModel):
     """What a run began with, and what it has asked for so far.
 
@@ -32,6 +40,7 @@ class RunRecord(BaseModel):
         data: Set and SHA-256 of every source file.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
         artifacts: Asset and fingerprint of all that the run has built, reused or read.
+        opponent: What its challenger was scored against.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +51,7 @@ class RunRecord(BaseModel):
     generations: dict[str, int]
     began_at: datetime
     artifacts: tuple[tuple[str, str], ...] = ()
+    opponent: Opponent | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,24 @@ class RunFolder:
 
     def __init__(self, store_root: Path) -> None:
         self._folder = store_root / "_runs"
+        self._generations = self._folder / "generations.json"
 
     def read(self, run_id: str) -> RunRecord | None:
-        """The record of a run; None if there is none, or one of another version of this package."""
+        """The record of a run; None if there is none.
+
+        Raises:
+            ArtifactError: it does not read.
+        """
+        path = self._path(run_id, "json")
         try:
-            return RunRecord.model_validate_json(self._path(run_id, "json").read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return RunRecord.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
             return None
+        except ValidationError as err:
+            raise ArtifactError(
+                f"{path} is no record of a run that this version reads. Start a new run instead of continuing that "
+                "one; if it has ended, remove the file."
+            ) from err
 
     def write(self, run_id: str, record: RunRecord) -> None:
         """Replace the record of a run at once."""
@@ -82,11 +103,26 @@ class RunFolder:
         return descriptor
 
     def list_runs(self) -> Iterator[PastRun]:
-        """All runs on record, newest first."""
-        ids = [path.stem for path in self._folder.glob("*.json") if path.name != "generations.json"]
-        records = [(run_id, record) for run_id in ids if (record := self.read(run_id))]
-        for run_id, record in sorted(records, key=lambda entry: entry[1].began_at, reverse=True):
-            yield PastRun(run_id, record, self._is_live(run_id))
+        """All runs on record, newest first.
+
+        Raises:
+            ArtifactError: the record of a live run does not read; that of one that has ended is left out.
+        """
+        found = []
+        for path in self._folder.glob("*.json"):
+            run_id = path.stem
+            if path == self._generations or not _is_id(run_id):
+                continue
+            is_live = self._is_live(run_id)
+            try:
+                record = self.read(run_id)
+            except ArtifactError:
+                if is_live:
+                    raise
+                continue
+            if record:
+                found.append(PastRun(run_id, record, is_live))
+        yield from sorted(found, key=lambda run: run.record.began_at, reverse=True)
 
     def forget(self, run_id: str) -> None:
         """Remove the record of a run that has ended."""
@@ -100,9 +136,11 @@ class RunFolder:
     def generations(self) -> dict[str, int]:
         """How often each artifact was built anew by force."""
         try:
-            found: dict[str, int] = json.loads((self._folder / "generations.json").read_bytes())
+            found: dict[str, int] = json.loads(self._generations.read_bytes())
         except FileNotFoundError:
             return {}
+        except ValueError as err:
+            raise ArtifactError(f"{self._generations} does not read: {err}. Restore it, or remove it.") from err
         return found
 
     def settle(self, plain: str, generation: int) -> None:
@@ -110,7 +148,7 @@ class RunFolder:
         with lock_file(self._folder / ".generations.lock"):
             known = self.generations()
             known[plain] = max(known.get(plain, 0), generation)
-            write_file(self._folder / "generations.json", json.dumps(known, sort_keys=True))
+            write_file(self._generations, json.dumps(known, sort_keys=True))
 
     def _is_live(self, run_id: str) -> bool:
         descriptor = self._open_lock(run_id)
@@ -123,6 +161,10 @@ class RunFolder:
         return os.open(self._path(run_id, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
     def _path(self, run_id: str, suffix: str) -> Path:
-        if not run_id.replace("-", "").isalnum():
+        if not _is_id(run_id):
             raise ArtifactError(f"the id of a run must be letters, digits and dashes, got {run_id!r}")
         return self._folder / f"{run_id}.{suffix}"
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.replace("-", "").isalnum()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.artifacts import MANIFEST, ArtifactKey, ArtifactStore, Written
+from ft_pipeline.artifact import MANIFEST, ArtifactKey, Written
+from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.summary import Summary
@@ -109,7 +110,7 @@ def test_a_damaged_artifact_is_named_and_built_anew(tmp_path: Path, damage: obje
     with pytest.raises(CorruptArtifact, match=fault):
         ArtifactStore(tmp_path).require(key)
     said: list[str] = []
-    assert not ArtifactStore(tmp_path, on_damage=said.append).build(key, _write).reused
+    assert not ArtifactStore(tmp_path, tell=said.append).build(key, _write).reused
     assert "built anew" in said[0]
     ArtifactStore(tmp_path).require(key)
 

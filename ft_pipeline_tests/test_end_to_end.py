@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.artifacts import Artifact, ArtifactStore
+from ft_pipeline.artifact import Artifact
+from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.publishing.alias import alias_folder, read_champion
 
 pytestmark = pytest.mark.slow

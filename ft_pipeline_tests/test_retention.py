@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.artifacts import ArtifactKey, ArtifactStore, Written
+from ft_pipeline.artifact import ArtifactKey, Written
+from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel
+from ft_pipeline.errors import ArtifactError, CorruptArtifact
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retention import Collected, collect_garbage
 from ft_pipeline.run_record import RunFolder, RunRecord
@@ -84,8 +86,8 @@ def test_the_champion_and_the_last_runs_stay(machine: Machine) -> None:
     assert machine.left("gguf_model") == {("mine", number) for number in range(5)}
     assert machine.collect(ggufs[0]) == dry
     assert machine.left("gguf_model") == {("mine", 0), ("mine", 3), ("mine", 4)}
-    assert machine.left("merged_model") == {("mine", 0), ("mine", 4)}, "16-bit weights go first"
-    assert dry.freed_bytes == 7 * len("12345")
+    assert machine.left("merged_model") == {("mine", 4)}, "16-bit weights go first"
+    assert dry.freed_bytes == 8 * len("12345")
 
 
 def test_each_recipe_has_its_own_last_runs(machine: Machine) -> None:
@@ -122,8 +124,44 @@ def test_a_run_that_only_reused_does_not_push_another_one_out(machine: Machine) 
     assert machine.left("gguf_model") == {("mine", 1), ("mine", 2)}
 
 
-def test_records_of_runs_that_ended_long_ago_go(machine: Machine) -> None:
-    machine.run(1, days_ago=40)
-    machine.run(2)
+def test_monthly_runs_keep_their_place_and_only_records_of_nothing_go(machine: Machine) -> None:
+    for number in range(4):
+        machine.run(number, days_ago=30 * (4 - number))
     machine.collect()
-    assert [run.id for run in machine.runs.list_runs()] == ["mine-2"]
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", 2), ("mine", 3)}
+    assert [run.id for run in machine.runs.list_runs()] == ["mine-3", "mine-2"]
+
+
+def test_what_no_record_mentions_stays_for_a_while(machine: Machine) -> None:
+    machine.run(1)
+    machine.runs.forget("mine-1")
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", 1)}
+
+
+def test_a_live_run_whose_record_does_not_read_stops_the_collection(machine: Machine) -> None:
+    for number in range(4):
+        machine.run(number)
+    (machine.store.root / "_runs/mine-0.json").write_text("{}")
+    held = machine.runs.hold("mine-0")
+    with pytest.raises(ArtifactError, match="no record of a run that this version reads"):
+        machine.collect()
+    os.close(held)
+    machine.collect()
+    assert machine.left("gguf_model") >= {("mine", 2), ("mine", 3)}
+
+
+def test_a_champion_that_is_damaged_stops_the_collection(machine: Machine) -> None:
+    champion = machine.run(0)
+    (machine.store.root / "gguf_model" / champion / "manifest.json").write_text("{")
+    with pytest.raises(CorruptArtifact, match="does not read"):
+        machine.collect(champion)
+
+
+def test_files_of_others_in_the_store_are_left_alone(machine: Machine) -> None:
+    machine.run(1)
+    for name in ("gguf_model/.DS_Store", "_runs/my-1 (copy).json"):
+        (machine.store.root / name).touch()
+    machine.collect()
+    assert (machine.store.root / "gguf_model/.DS_Store").exists()

@@ -102,14 +102,40 @@ def test_later_runs_take_what_was_built_by_force_once_it_is_there(project_of_use
     assert project_of_user.run("four").renew(renewed) not in (old, renewed)
 
 
+def test_a_run_that_continues_another_one_says_so_and_needs_nothing_yet(project_of_user: Project) -> None:
+    first = project_of_user.run("one")
+    first.need("raw_dataset", "abc")
+    retry = project_of_user.run("two", "one")
+    assert (first.continues, retry.continues) == (None, "one")
+    records = {run.id: run.record for run in RunFolder(project_of_user.root / "store").list_runs()}
+    assert records["two"].artifacts == ()
+    assert records["two"].began_at > records["one"].began_at
+
+
+def test_a_record_that_does_not_read_stops_who_continues_it(project_of_user: Project) -> None:
+    project_of_user.run("one").pin()
+    path = project_of_user.root / "store/_runs/one.json"
+    path.write_text(path.read_text().replace('"began_at"', '"begun_at"'))
+    with pytest.raises(ArtifactError, match="Start a new run instead of continuing that one"):
+        _ = project_of_user.run("two", "one").lineage
+
+
+def test_what_a_challenger_met_stays_on_record(project_of_user: Project) -> None:
+    project_of_user.run("one").meet("a" * 24)
+    met = project_of_user.run("one").opponent
+    assert met is not None
+    assert met.gguf_model == "a" * 24
+
+
 def test_looking_writes_nothing_down(project_of_user: Project) -> None:
-    assert project_of_user.run().lineage.raw_dataset
+    run = project_of_user.run()
+    run.need("raw_dataset", run.lineage.raw_dataset.fingerprint)
     assert not (project_of_user.root / "store").exists()
 
 
 def test_a_run_is_live_until_its_process_lets_go(project_of_user: Project) -> None:
     run = project_of_user.run("one")
-    run.need(run.lineage.raw_dataset)
+    run.need("raw_dataset", run.lineage.raw_dataset.fingerprint)
     folder = RunFolder(project_of_user.root / "store")
     (live,) = folder.list_runs()
     assert live.is_live

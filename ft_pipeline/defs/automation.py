@@ -4,6 +4,6 @@ import dagster as dg
 
 fine_tune = dg.define_asset_job(
     "fine_tune",
-    selection="*",
+    selection=dg.AssetSelection.all(),
     description="The whole graph: from the files in the recipe's sources to a published model.",
 )

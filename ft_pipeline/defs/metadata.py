@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_pipeline.artifacts import Artifact
+from ft_pipeline.artifact import Artifact
 from ft_pipeline.pipeline import Publication
 from ft_pipeline.summary import Check, Scalar
 

@@ -36,6 +36,11 @@ class PipelineResource(dg.ConfigurableResource):
             root = environment.project_root()
             store = root / self.artifacts if self.artifacts else environment.artifacts_folder()
             self._run = Run(lambda: self._load(root), root, store, _find_ids(context))
+            if self._run.continues:
+                context.log.info(
+                    f"goes on with the recipe, the data and the base that run {self._run.continues} began with; what "
+                    "was edited since then belongs to a new run"
+                )
         return Pipeline(self._run, LogReporter(context.log), force=self.force)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature

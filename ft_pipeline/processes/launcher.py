@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Summary
 
 _TAIL_LINES = 20
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
         process.stdin.flush()
     except BrokenPipeError:
         return None
-    for event in _read_events(events):
+    for event in _read_events(process, events):
         match event["event"]:
             case "info":
                 reporter.info(event["message"])
@@ -103,10 +105,20 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
     return None
 
 
-def _read_events(events: IO[bytes]) -> Iterator[dict[str, Any]]:
-    for line in events:
-        if line.endswith(b"\n"):  # a process that is killed may leave half a line
-            yield json.loads(line)
+def _read_events(process: subprocess.Popen[bytes], events: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Events until the pipe ends, or until the process is dead: one that it forked may hold the pipe open for long."""
+    rest = b""
+    while True:
+        is_dead = process.poll() is not None
+        if not select.select([events], [], [], 0 if is_dead else _POLL_SECONDS)[0]:
+            if is_dead:
+                return
+            continue
+        read = os.read(events.fileno(), 1 << 16)
+        if not read:
+            return
+        *lines, rest = (rest + read).split(b"\n")  # a process that is killed may leave half a line
+        yield from map(json.loads, lines)
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ import yaml
 from ft_pipeline.datasets.snapshot import snapshot_sources
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
+from ft_pipeline.processes.launcher import run_stage
 
 RECIPE: dict[str, Any] = {
     "name": "mine",
@@ -105,6 +106,19 @@ def test_an_asset_whose_input_was_never_made() -> None:
     error = _run("merged_model")
     assert "trained_adapter" in error
     assert "dagster asset materialize --select '*trained_adapter'" in error
+
+
+def test_a_base_that_is_edited_while_a_stage_reads_it_goes_into_no_artifact(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit_meanwhile(*arguments: Any, **options: Any) -> Any:
+        config = user / "base/config.json"
+        config.write_text(config.read_text() + " ")
+        return run_stage(*arguments, **options)
+
+    monkeypatch.setattr("ft_pipeline.pipeline.run_stage", edit_meanwhile)
+    assert "must stay as it is while a run goes on" in _run("raw_dataset", "validated_dataset")
+    assert "validated_dataset" not in _left(user)
 
 
 def test_a_card_too_small(user: Path) -> None:

@@ -39,6 +39,10 @@ def play(request: PlayRequest, reporter: Reporter) -> Summary:
             sys.stderr.write("the last words\n")
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        case "die and leave a fork":
+            if os.fork() == 0:
+                time.sleep(60)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(0)
         case "wait":

@@ -80,6 +80,13 @@ def test_a_process_that_dies_is_an_error_that_names_its_log(tmp_path: Path, act:
     assert str(tmp_path / "stage.log") in str(caught.value)
 
 
+def test_a_forked_process_that_holds_the_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(StageProcessError, match="killed by SIGKILL"):
+        run_play("die and leave a fork", tmp_path)
+    assert time.monotonic() - started < 20
+
+
 def _is_gone(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
