@@ -28,6 +28,7 @@ _SAMPLE_SECONDS = 0.2
 ORDER = [
     "raw_dataset",
     "validated_dataset",
+    "data_report",
     "trained_adapter",
     "merged_model",
     "gguf_model",

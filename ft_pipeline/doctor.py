@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ft_pipeline.base_model import open_base, require_context
 from ft_pipeline.datasets.sources import find_sources
+from ft_pipeline.environment import artifacts_folder
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import find_device
 from ft_pipeline.quantization.convert import check_converter, default_converter
@@ -106,7 +107,7 @@ def _examine_recipe(root: Path, name: str) -> Finding:
         recipe = load_recipe(find_recipe(name, root))
         base = open_base(recipe.base_model, root)
         require_context(base, recipe.dataset.max_row_tokens)
-        sources = find_sources(recipe.dataset, root)
+        sources = find_sources(recipe.dataset, root, artifacts_folder() / "_downloads")
     except PipelineError as err:
         return Finding(f"recipe {name}", str(err), "mend what the message names")
     shown = {"base": base.name, "source files": len(sources)}

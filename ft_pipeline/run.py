@@ -85,10 +85,10 @@ class Run:
         recipe = self._load()
         base = open_base(recipe.base_model, self.root)
         require_context(base, recipe.dataset.max_row_tokens)
-        sources = find_sources(recipe.dataset, self.root)
+        sources = find_sources(recipe.dataset, self.root, self.store_root / "_downloads")
         record = RunRecord(
             recipe=recipe,
-            data=tuple((source.set, source.sha256) for source in sources),
+            data=tuple((source.set, source.sha256, source.layout) for source in sources),
             base=base,
             generations=self._folder.generations(),
             began_at=datetime.now(UTC),
@@ -124,6 +124,19 @@ class Run:
         plain = plain_fingerprint(key)
         if generation := self._record.generations.get(plain):
             self._folder.settle(plain, generation)
+
+    def previous_of(self, asset: str, fingerprint: str) -> str | None:
+        """The artifact of this asset that the newest earlier run of the recipe has asked for, if it was another one."""
+        for run in self._folder.list_runs():
+            if run.id == self.id or run.record.recipe.name != self.recipe.name:
+                continue
+            for entry_asset, entry in run.record.artifacts:
+                if entry_asset == asset and entry != fingerprint and self._exists(asset, entry):
+                    return entry
+        return None
+
+    def _exists(self, asset: str, fingerprint: str) -> bool:
+        return (self.store_root / asset / fingerprint).is_dir()
 
     def close(self) -> None:
         """This process has no more to do for the run."""

@@ -37,7 +37,7 @@ class RunRecord(BaseModel):
     """What a run began with, and what it has asked for so far.
 
     Attributes:
-        data: Set and SHA-256 of every source file.
+        data: Set, SHA-256 and layout of every source file.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
         artifacts: Asset and fingerprint of all that the run has built, reused or read.
         opponent: What its challenger was scored against.
@@ -46,7 +46,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    data: tuple[tuple[str, str], ...]
+    data: tuple[tuple[str, str, str], ...]
     base: Base
     generations: dict[str, int]
     began_at: datetime
@@ -93,6 +93,9 @@ class RunFolder:
 
     def write(self, run_id: str, record: RunRecord) -> None:
         """Replace the record of a run at once."""
+        # A recipe may name a URL that carries a key.
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
         write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))
 
     def hold(self, run_id: str) -> int:

@@ -1,98 +1,229 @@
-"""The token contract: what a conversation is to the model, checked before any GPU time is spent.
+"""The token contract: what a row is to the model, made once, and checked before any GPU time is spent.
 
-A row's ids are those of the chat template's rendering, cut after the last end-of-turn token: what follows it there
-(ChatML's line break) is never generated. The completion is the last assistant turn; the loss sees nothing else.
+A conversation's ids are those of the chat template's rendering, cut after the last end-of-turn token: what follows it
+there (ChatML's line break) is never generated. The loss sees the last answer, or every answer, each with its
+end-of-turn token, and nothing else. A row of plain text is BOS, its tokens, EOS; all but BOS are learned.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ft_pipeline.datasets.formats.conversation import Message
+from ft_pipeline.datasets.conversation import TEXT_ROLE, Message, unpack
+from ft_pipeline.datasets.rendering import ChatRenderer, RenderedTurn, TemplateRefusal
+from ft_pipeline.datasets.token_prefix import BatchEncoder
 from ft_pipeline.errors import BaseModelError
 
 # What torch.nn.CrossEntropyLoss leaves out.
 IGNORED = -100
 _PROBE = "sentinel"
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+# The Rust tokenizer's encodings are many times their ids: some rows at a time.
+_ROWS_AT_ONCE = 1000
+Fault = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenizedRow:
-    """A conversation in tokens.
+    """A row in tokens.
 
     Attributes:
-        input_ids: Shape (tokens,).
+        input_ids: Shape (tokens,); empty where the template refuses the row.
         labels: Shape (tokens,): the id where the loss is taken, -100 elsewhere.
-        prefix_holds: The prompt's ids begin the conversation's ids.
-        bos_tokens: How many BOS the ids hold.
-        ends_turn: The last id is the end-of-turn token, and it is unmasked.
+        faults: Reason code and detail of each breach; none in a row that may be trained on.
+        truncated: The ids were cut to the longest row allowed.
     """
 
     input_ids: list[int]
     labels: list[int]
-    prefix_holds: bool
-    bos_tokens: int
-    ends_turn: bool
+    faults: tuple[Fault, ...]
+    truncated: bool = False
 
     @property
     def completion_tokens(self) -> int:
         """Number of ids that the loss sees."""
-        return sum(label != IGNORED for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORED)
+
+
+@dataclass(slots=True)
+class _Draft:
+    text: str
+    is_text: bool
+    is_refused: bool = False
+    turns: list[RenderedTurn] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def prompt_ends(self) -> list[int]:
+        """Where in the text the prompts end that begin it."""
+        return [len(turn.prompt) for turn in self.turns if turn.begins_text]
 
 
 class TokenContract:
-    """Renders and tokenizes conversations as the trainer will see them.
+    """Renders and tokenizes rows as the trainer will see them.
 
     Args:
         base: Folder of the base model.
+        loss_on: Which of the assistant's turns are learned.
+        max_row_tokens: Longer rows are `too_many_tokens`.
+        truncate: Cut them instead.
+
+    Attributes:
+        end_of_turn_id: The token that ends a turn; None where the base has no chat template.
+        expected_bos: How many BOS a row has, 0 or 1.
 
     Raises:
-        BaseModelError: no tokenizer, no chat template, or a template without an end-of-turn token.
+        BaseModelError: no tokenizer, or a template without an end-of-turn token.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        loss_on: Literal["last_answer", "all_answers"] = "last_answer",
+        max_row_tokens: int,
+        truncate: bool = False,
+    ) -> None:
+        self._base = base
+        self._loss_on = loss_on
+        self._max_row_tokens = max_row_tokens
+        self._truncate = truncate
         self._tokenizer = _load_tokenizer(base)
-        if not self._tokenizer.chat_template:
+        self._encoder = BatchEncoder(self._tokenizer)
+        bos_id, eos_id = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        self._bos_id = -1 if bos_id is None else int(bos_id)
+        self._eos = [] if eos_id is None else [int(eos_id)]
+        self._adds_bos = bos_id is not None and self._tokenizer(_PROBE)["input_ids"][:1] == [bos_id]
+        self._renderer = ChatRenderer(self._tokenizer) if self._tokenizer.chat_template else None
+        probe = self._encode_probe()
+        self.end_of_turn_id = self._find_end_of_turn(probe) if probe else None
+        self._end_of_turn = str(self._tokenizer.convert_ids_to_tokens(self.end_of_turn_id)) if probe else ""
+        # Of some bases BOS is also what begins or ends a turn: then only the first ids tell.
+        self._bos_has_other_uses = probe.count(self._bos_id) > 1 or self._bos_id in [*self._eos, self.end_of_turn_id]
+        self.expected_bos = min(self._count_bos(probe), 1) if probe else int(self._adds_bos)
+        self._bos_of_text = int(self._adds_bos) if self._bos_has_other_uses else self.expected_bos
+
+    def tokenize(self, rows: Sequence[tuple[Sequence[Message], str | None]]) -> list[TokenizedRow]:
+        """Ids, mask and breaches of each row, given as its messages and its `extra`.
+
+        Raises:
+            BaseModelError: there are conversations, and the base has no chat template.
+        """
+        tokenized: list[TokenizedRow] = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            drafts = [self._draft(messages, extra) for messages, extra in rows[start : start + _ROWS_AT_ONCE]]
+            ids = self._encoder.encode([draft.text for draft in drafts])
+            ends = self._encoder.find_prompt_ends(
+                [(draft.text, row, draft.prompt_ends) for draft, row in zip(drafts, ids, strict=True)]
+            )
+            tokenized += map(self._finish, drafts, ids, ends)
+        return tokenized
+
+    def _draft(self, messages: Sequence[Message], extra: str | None) -> _Draft:
+        """A row's text and what of it is learned."""
+        is_text = len(messages) == 1 and messages[0]["role"] == TEXT_ROLE
+        draft = _Draft(messages[0]["content"] if is_text else "", is_text)
+        for written in [*(message["content"] for message in messages), *([extra] if extra else [])]:
+            if token := self._encoder.find_control_token(written):
+                detail = f"a message holds {token!r}, which the tokenizer reads as a control token"
+                draft.faults.append(("control_token", detail))
+                break
+        if not is_text:
+            try:
+                self._render(draft, *unpack(messages, extra))
+            except TemplateRefusal as err:
+                draft = _Draft("", is_text, True, faults=[*draft.faults, ("template_refuses", str(err))])
+        return draft
+
+    def _render(self, draft: _Draft, messages: list[dict[str, Any]], tools: list[Any] | None) -> None:
+        if self._renderer is None:
             raise BaseModelError(
-                f"a base model must have a chat template; {base} has none in tokenizer_config.json or "
+                f"a base model must have a chat template; {self._base} has none in tokenizer_config.json or "
                 "chat_template.jinja. Use an instruct model, or add the template that your runtime will use."
             )
-        bos_id = self._tokenizer.bos_token_id
-        self._bos_id = -1 if bos_id is None else int(bos_id)
-        self._adds_bos = bos_id is not None and self._tokenizer(_PROBE)["input_ids"][:1] == [bos_id]
-        self.end_of_turn_id = self._find_end_of_turn(base)
-        self.expected_bos = self._probe().count(self._bos_id)
+        draft.text = self._renderer.render_whole(messages, tools)
+        answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        for turn in answers if self._loss_on == "all_answers" else answers[-1:]:
+            rendered = self._renderer.render_turn(draft.text, messages, tools, turn, self._end_of_turn)
+            draft.turns.append(rendered)
+            if rendered.breach:
+                draft.faults.append(("template_prefix", rendered.breach))
 
-    def tokenize(self, messages: Sequence[Message]) -> TokenizedRow:
-        """Ids and mask of one conversation whose last message is an assistant's."""
-        full = self._encode(messages, add_generation_prompt=False)
-        prompt = self._encode(messages[:-1], add_generation_prompt=True)
-        prefix_holds = full[: len(prompt)] == prompt
-        end = len(full) - 1 - full[::-1].index(self.end_of_turn_id) if self.end_of_turn_id in full else len(full) - 1
-        ids = full[: end + 1]
-        labels = [IGNORED] * min(len(prompt), len(ids)) + ids[len(prompt) :]
-        return TokenizedRow(ids, labels, prefix_holds, ids.count(self._bos_id), labels[-1] == self.end_of_turn_id)
-
-    def _encode(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-        text = self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _finish(self, draft: _Draft, ids: list[int], ends: list[int | None]) -> TokenizedRow:
+        if draft.is_refused:
+            return TokenizedRow([], [], tuple(draft.faults))
+        if draft.is_text:
+            bos = [self._bos_id] * self._bos_of_text
+            ids = [*ids, *self._eos]
+            return self._check(draft, bos + ids, [IGNORED] * len(bos) + ids, self._bos_of_text)
         # A template that leaves BOS to the tokenizer gets it here; one that writes it must not get a second.
+        bos = [self._bos_id] if self._adds_bos and ids[:1] != [self._bos_id] else []
+        found = iter(ends)
+        labels, end = [IGNORED] * len(ids), len(ids)
+        for turn in draft.turns:
+            span = self._find_span(draft, turn, ids, next(found) if turn.begins_text else None)
+            if span is not None:
+                labels[span] = ids[span]
+                end = span.stop if turn.is_last else end
+        labels = [IGNORED] * len(bos) + labels[:end]
+        return self._check(draft, bos + ids[:end], labels, self.expected_bos)
+
+    def _find_span(self, draft: _Draft, turn: RenderedTurn, ids: list[int], start: int | None) -> slice | None:
+        """Which ids of a turn are learned; None of an earlier one that is not as the model would write it."""
+        if start is None and not turn.breach:
+            detail = "tokens merge across the place where the answer begins, so the prompt alone has other ids"
+            draft.faults.append(("template_prefix", detail))
+        if start is None and turn.is_last:
+            # What TRL learns of such a row: all from where prompt and conversation part.
+            start = _count_common(self._encoder.encode([turn.prompt])[0], ids)
+        if start is None or (turn.breach and not turn.is_last):
+            return None
+        place = _index(ids, self.end_of_turn_id, start, from_end=turn.is_last) if turn.is_ended else None
+        if place is None:
+            detail = f"the template writes no {self._end_of_turn} after an answer, so its end is not learned"
+            draft.faults.append(("no_end_of_turn", detail))
+            return slice(start, len(ids)) if turn.is_last else None
+        return slice(start, place + 1)
+
+    def _check(self, draft: _Draft, ids: list[int], labels: list[int], expected_bos: int) -> TokenizedRow:
+        faults = draft.faults
+        if (count := self._count_bos(ids)) != expected_bos:
+            faults.append(("bos_count", f"{count} BOS tokens where the base's rows have {expected_bos}"))
+        truncated = False
+        if len(ids) > self._max_row_tokens:
+            if self._truncate:
+                ids, labels, truncated = ids[: self._max_row_tokens], labels[: self._max_row_tokens], True
+            else:
+                faults.append(("too_many_tokens", f"{len(ids)} tokens, more than {self._max_row_tokens}"))
+        if labels.count(IGNORED) == len(labels):
+            cut = f" within the first {self._max_row_tokens}" if truncated else ""
+            faults.append(("nothing_to_learn", f"no token{cut} is learned"))
+        return TokenizedRow(ids, labels, tuple(faults), truncated)
+
+    def _count_bos(self, ids: list[int]) -> int:
+        if not self._bos_has_other_uses:
+            return ids.count(self._bos_id)
+        return next((place for place, token_id in enumerate(ids) if token_id != self._bos_id), len(ids))
+
+    def _encode_probe(self) -> list[int]:
+        if self._renderer is None:
+            return []
+        messages = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
+        try:
+            (ids,) = self._encoder.encode([self._renderer.render(messages, None, open_turn=False)])
+        except TemplateRefusal as err:
+            raise BaseModelError(
+                f"a chat template must render a question and its answer; that of {self._base}: {err}"
+            ) from err
         return [self._bos_id, *ids] if self._adds_bos and ids[:1] != [self._bos_id] else ids
 
-    def _probe(self) -> list[int]:
-        user, answer = Message(role="user", content=_PROBE), Message(role="assistant", content=_PROBE)
-        return self._encode([user, answer], add_generation_prompt=False)
-
-    def _find_end_of_turn(self, base: Path) -> int:
+    def _find_end_of_turn(self, ids: list[int]) -> int:
         """The first control token that the template writes after an answer."""
-        decode, ids = self._tokenizer.decode, self._probe()
+        decode = self._tokenizer.decode
         start = max((i for i in range(len(ids)) if _PROBE in decode(ids[i:])), default=len(ids))
         end = next((j for j in range(start, len(ids)) if _PROBE in decode(ids[start : j + 1])), len(ids)) + 1
         tokens = self._tokenizer.added_tokens_decoder
@@ -101,8 +232,20 @@ class TokenContract:
                 return int(token_id)
         raise BaseModelError(
             "a chat template must end a turn with a special token, or the model never learns to stop; the template of "
-            f"{base} writes {decode(ids[end:])!r} after an answer. Fix the template."
+            f"{self._base} writes {decode(ids[end:])!r} after an answer. Fix the template."
         )
+
+
+def _index(ids: list[int], token_id: int | None, start: int, *, from_end: bool) -> int | None:
+    """Where a token stands at or after `start`: the first, or the last."""
+    if from_end:
+        return next((place for place in range(len(ids) - 1, start - 1, -1) if ids[place] == token_id), None)
+    return next((place for place in range(start, len(ids)) if ids[place] == token_id), None)
+
+
+def _count_common(left: list[int], right: list[int]) -> int:
+    pairs = zip(left, right, strict=False)
+    return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(left), len(right)))
 
 
 def _load_tokenizer(base: Path) -> Any:

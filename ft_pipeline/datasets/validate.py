@@ -1,221 +1,137 @@
-"""validated_dataset: rows that keep the contract, tokenized and split; the others in quarantine with a reason."""
+"""validated_dataset: rows that keep the contract, tokenized and split; the others with the reason why they are out.
+
+Three passes: each chunk is checked by itself, in several processes where there is much of it, and a part that an
+earlier data set has checked is taken over; then all rows are looked at together, by their hashes, for what repeats;
+then the files are written, chunk after chunk. What is in memory grows with the number of rows by some 150 bytes each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from ft_pipeline.datasets.contract import TokenContract, TokenizedRow
-from ft_pipeline.datasets.formats import FORMATS, RowFault
-from ft_pipeline.datasets.schema import MESSAGES, conversation_schema, find_breaches, token_schema
+from ft_pipeline.datasets.check import CheckPiece, check_chunk, open_contract, shingle_text
+from ft_pipeline.datasets.checked import CHECKED, NARROW
+from ft_pipeline.datasets.duplicates import find_repeats
+from ft_pipeline.datasets.parallel import count_workers, map_in_order
+from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
+from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
 from ft_pipeline.datasets.sources import TRAINING_SET
-from ft_pipeline.datasets.split import conversation_key, prompt_of, split_position
-from ft_pipeline.datasets.validated import (
-    EVALUATION_FILE,
-    HELD_OUT,
-    QUARANTINE_FILE,
-    TRAIN_FILE,
-    ValidateRequest,
-)
-from ft_pipeline.errors import DatasetError
+from ft_pipeline.datasets.tally import Tally
+from ft_pipeline.datasets.validated import HELD_OUT, ValidateRequest
+from ft_pipeline.datasets.writer import Chunk, DatasetWriter
+from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.recipe import DatasetSection
-from ft_pipeline.summary import Check, Scalar, Summary
+from ft_pipeline.summary import Summary
 
-_ORIGIN = ("set", "source_file", "source_line")
+# Raised when checking changes what it makes of a row.
+_VERSION = 1
+# What changes a checked row; the rest of the section is about all rows together.
+_ROW_SETTINGS = {
+    "split_salt",
+    "max_row_tokens",
+    "max_message_chars",
+    "language",
+    "loss_on",
+    "near_duplicates",
+    "checks",
+}
 
 
 def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
-    """Parse, check, deduplicate, tokenize and split the raw rows.
-
-    Writes `train.parquet` (messages, input_ids, labels), `evaluation.parquet` (held-out rows and test sets)
-    and `quarantine.parquet` (text, reason, detail), each with source file and line.
+    """Check, mend, deduplicate, tokenize and split the raw rows, and write what `validated.py` lists.
 
     Raises:
         BaseModelError: the base has no usable tokenizer or chat template.
-        DatasetError: no row is left to train on, or none is held out.
+        DatasetError: no row is left to train on, or none is held out, or a row is not accounted for.
     """
-    settings = request.settings
-    contract = TokenContract(request.base)
-    raw = pl.read_parquet(request.raw_rows).with_row_index("row")
-    parsed, faults = _parse(raw)
-    kept, breaches = _apply(parsed, conversation_schema(settings.max_message_chars))
-    kept, duplicates = _drop_duplicates(kept)
-    tokenized, template_faults = _tokenize(kept, contract)
-    clean, token_breaches = _apply(tokenized, token_schema(settings.max_row_tokens, contract.expected_bos))
-    quarantine = _join_quarantine(raw, [faults, breaches, template_faults, token_breaches])
-    clean = _assign_sets(clean, settings)
-    _count_all(raw, clean, duplicates, quarantine)
-    _write(request.out_dir, clean, quarantine)
-    _require_rows(clean, raw, quarantine, settings)
-    reporter.info(
-        f"{raw.height} rows: {clean.height} kept, {quarantine.height} quarantined, {duplicates.height} duplicates"
-    )
-    return _summarize(raw, clean, duplicates, quarantine, settings, contract)
-
-
-def _fault_frame(faults: Iterable[tuple[int, str, str]]) -> pl.DataFrame:
-    return pl.DataFrame(list(faults), schema={"row": pl.UInt32, "reason": pl.String, "detail": pl.String}, orient="row")
-
-
-def _parse(raw: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    parse = FORMATS["chat_messages"]
-    rows: list[int] = []
-    messages: list[Any] = []
-    faults: list[tuple[int, str, str]] = []
-    for row, text, fault in raw.select("row", "text", "fault").iter_rows():
-        if fault:
-            faults.append((row, fault, "the line is no UTF-8 text of a sane length"))
-            continue
-        try:
-            messages.append(parse(text))
-            rows.append(row)
-        except RowFault as err:
-            faults.append((row, err.code, str(err)))
-    parsed = pl.DataFrame({"row": rows, "messages": messages}, schema={"row": pl.UInt32, "messages": MESSAGES})
-    return parsed.join(raw.select("row", *_ORIGIN), on="row", maintain_order="left"), _fault_frame(faults)
-
-
-def _apply(frame: pl.DataFrame, schema: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split a frame into rows that keep a schema and the breaches of the others."""
-    breaches = find_breaches(frame, schema)
-    rows = frame["row"].gather(breaches["index"])
-    faults = pl.DataFrame({"row": rows, "reason": breaches["reason"], "detail": breaches["detail"]})
-    return frame.filter(~pl.col("row").is_in(rows.implode())), faults
-
-
-def _drop_duplicates(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the first of equal conversations within a set, and no training row whose prompt a test set asks."""
-    keys = [conversation_key(messages) for messages in frame["messages"]]
-    prompts = [prompt_of(messages) for messages in frame["messages"]]
-    frame = frame.with_columns(pl.Series("key", keys, pl.String), pl.Series("prompt", prompts, pl.String))
-    tested = frame.filter(pl.col("set") != TRAINING_SET)["prompt"].unique().implode()
-    repeated = ~pl.struct("set", "key").is_first_distinct()
-    leaked = (pl.col("set") == TRAINING_SET) & pl.col("prompt").is_in(tested)
-    dropped = repeated | leaked
-    return frame.filter(~dropped).drop("key"), frame.filter(dropped)
-
-
-def _tokenize(frame: pl.DataFrame, contract: TokenContract) -> tuple[pl.DataFrame, pl.DataFrame]:
-    from jinja2 import TemplateError
-
-    rows: list[int] = []
-    tokenized: list[TokenizedRow] = []
-    faults: list[tuple[int, str, str]] = []
-    for row, messages in frame.select("row", "messages").iter_rows():
-        try:
-            tokenized.append(contract.tokenize(messages))
-            rows.append(row)
-        except TemplateError as err:
-            faults.append((row, "template_refuses", f"the chat template does not render it: {err}"))
-    columns = pl.DataFrame(
-        {
-            "row": pl.Series(rows, dtype=pl.UInt32),
-            "input_ids": pl.Series([t.input_ids for t in tokenized], dtype=pl.List(pl.Int32)),
-            "labels": pl.Series([t.labels for t in tokenized], dtype=pl.List(pl.Int32)),
-            "prefix_holds": pl.Series([t.prefix_holds for t in tokenized], dtype=pl.Boolean),
-            "bos_tokens": pl.Series([t.bos_tokens for t in tokenized], dtype=pl.Int64),
-            "ends_turn": pl.Series([t.ends_turn for t in tokenized], dtype=pl.Boolean),
-            "completion_tokens": pl.Series([t.completion_tokens for t in tokenized], dtype=pl.Int64),
-            "tokens": pl.Series([len(t.input_ids) for t in tokenized], dtype=pl.Int64),
-        }
-    )
-    return frame.join(columns, on="row", maintain_order="left"), _fault_frame(faults)
-
-
-def _join_quarantine(raw: pl.DataFrame, faults: list[pl.DataFrame]) -> pl.DataFrame:
-    """One row for each raw row that is out, with all its reasons."""
-    every = pl.concat([frame.with_columns(pl.col("row").cast(pl.UInt32)) for frame in faults])
-    reasons = every.group_by("row", maintain_order=True).agg("reason", pl.col("detail").str.join("; "))
-    return raw.join(reasons, on="row", maintain_order="left").drop("fault")
-
-
-def _assign_sets(frame: pl.DataFrame, settings: DatasetSection) -> pl.DataFrame:
-    positions = [split_position(prompt, settings.split_salt) for prompt in frame["prompt"]]
-    is_held_out = (pl.col("set") == TRAINING_SET) & (pl.col("position") < settings.held_out_share)
-    return frame.with_columns(pl.Series("position", positions, pl.Float64)).with_columns(
-        pl.when(is_held_out).then(pl.lit(HELD_OUT)).otherwise(pl.col("set")).alias("set")
+    sources = read_raw_dataset(request.raw).sources
+    parts = [_check_part(source, request, reporter) for source in sources]
+    chunks = [
+        Chunk(source.set, source.file, path)
+        for source, part in zip(sources, parts, strict=True)
+        for path in part.chunks
+    ]
+    rows = _read_narrow(chunks, request.settings)
+    repeats = find_repeats(rows, request.settings.near_duplicates, _TextReader(chunks, rows))
+    tally = Tally(sources, request.settings)
+    with DatasetWriter(request.out_dir, chunks, rows, repeats, tally) as writer:
+        for chunk, frame in zip(chunks, _read_ahead(chunks), strict=True):
+            writer.write(chunk, frame)
+    tally.require_all(sum(source.rows for source in sources))
+    contract = request.base and open_contract(request.base, request.settings)
+    tally.write(request.out_dir, contract.end_of_turn_id if contract else None)
+    reporter.info(tally.sentence)
+    return tally.summarize(
+        {"bos_tokens": contract.expected_bos, "end_of_turn_id": contract.end_of_turn_id} if contract else {}
     )
 
 
-def _count_all(raw: pl.DataFrame, clean: pl.DataFrame, duplicates: pl.DataFrame, quarantine: pl.DataFrame) -> None:
-    accounted = clean.height + duplicates.height + quarantine.height
-    if accounted != raw.height:
-        raise DatasetError(
-            f"rows were lost: {raw.height} came in, {accounted} are accounted for. This is a bug; report it."
+def _check_part(source: RawSource, request: ValidateRequest, reporter: Reporter) -> Part:
+    settings = request.settings.model_dump(include=_ROW_SETTINGS)
+    key = fingerprint({"raw": source.part, "settings": settings, "base": request.base_identity, "code": _VERSION})
+    folder = request.out_dir / CHECKED / key
+    if folder.exists():
+        return read_part(folder)  # the same rows in another set
+    if found := take_over(CHECKED, key, request.earlier, folder):
+        return found
+    folder.mkdir(parents=True)
+    raw = read_part(request.raw / PARTS / source.part)
+    pieces = (
+        CheckPiece(path, chunk_path(folder, i), request.settings, request.base) for i, path in enumerate(raw.chunks)
+    )
+    done = 0
+    for count in map_in_order(check_chunk, pieces, count_workers(source.size_bytes)):
+        done += count
+        reporter.progress(done, source.rows)
+    return finish_part(folder, {"rows": done})
+
+
+def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFrame:
+    """The hashes of all rows that keep the contract; training rows below the held-out share are in `held_out`."""
+    names = pl.Enum(sorted({TRAINING_SET, HELD_OUT, *(chunk.set for chunk in chunks)}))
+    frames = []
+    for number, chunk in enumerate(chunks):
+        frame = pl.read_parquet(chunk.path, columns=list(NARROW)).with_row_index("row")
+        frame = frame.filter(pl.col("reasons").list.len() == 0).drop("reasons")
+        frames.append(
+            frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
         )
+    rows = pl.concat(frames)
+    is_held_out = (pl.col("set") == TRAINING_SET) & (pl.col("position") < settings.held_out_share)
+    return rows.with_columns(pl.when(is_held_out).then(pl.lit(HELD_OUT, names)).otherwise(pl.col("set")).alias("set"))
 
 
-def _write(out_dir: Path, clean: pl.DataFrame, quarantine: pl.DataFrame) -> None:
-    columns = [*_ORIGIN, "messages", "input_ids", "labels"]
-    clean.filter(pl.col("set") == TRAINING_SET).select(columns).write_parquet(out_dir / TRAIN_FILE)
-    evaluation = clean.filter(pl.col("set") != TRAINING_SET).sort("set", "position", "row")
-    evaluation.select(columns).write_parquet(out_dir / EVALUATION_FILE)
-    quarantine.select(*_ORIGIN, "reason", "detail", "text").write_parquet(out_dir / QUARANTINE_FILE)
+def _read_ahead(chunks: Sequence[Chunk]) -> Iterator[pl.DataFrame]:
+    """Whole chunks, the next one read while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = [reader.submit(pl.read_parquet, chunk.path) for chunk in chunks[:1]]
+        for chunk in chunks[1:]:
+            following = reader.submit(pl.read_parquet, chunk.path)
+            yield waiting.pop().result()
+            waiting.append(following)
+        yield from (future.result() for future in waiting)
 
 
-def _require_rows(clean: pl.DataFrame, raw: pl.DataFrame, quarantine: pl.DataFrame, settings: DatasetSection) -> None:
-    for name, share in ((TRAINING_SET, 1 - settings.held_out_share), (HELD_OUT, settings.held_out_share)):
-        if clean.filter(pl.col("set") == name).is_empty():
-            top = "; ".join(f"{reason['reason']}: {reason['rows']}" for reason in _count_reasons(quarantine)[:3])
-            raise DatasetError(
-                f"the {name} split must have at least one row; of {raw.height} rows {clean.height} are clean and "
-                f"{share:.0%} belong there. Reasons of quarantine: {top or 'none'}. "
-                "Add rows or change dataset.held_out_share."
-            )
+class _TextReader:
+    """Texts of rows by their numbers, read from the chunks that hold them."""
 
+    def __init__(self, chunks: Sequence[Chunk], rows: pl.DataFrame) -> None:
+        self._chunks = chunks
+        self._chunk = rows["chunk"].to_numpy()
+        self._row = rows["row"].to_numpy()
 
-def _count_reasons(quarantine: pl.DataFrame) -> list[dict[str, Scalar]]:
-    exploded = quarantine.explode("reason")
-    first = exploded.group_by("reason").agg(
-        pl.len().alias("rows"),
-        pl.format("{}:{}", pl.col("source_file").first(), pl.col("source_line").first()).alias("first"),
-        pl.col("detail").first().str.slice(0, 200).alias("detail"),
-    )
-    return first.sort("rows", "reason", descending=[True, False]).to_dicts()
-
-
-def _summarize(
-    raw: pl.DataFrame,
-    clean: pl.DataFrame,
-    duplicates: pl.DataFrame,
-    quarantine: pl.DataFrame,
-    settings: DatasetSection,
-    contract: TokenContract,
-) -> Summary:
-    share = quarantine.height / raw.height
-    reasons = _count_reasons(quarantine)
-    training = clean.filter(pl.col("set") == TRAINING_SET)
-    sets = clean.group_by("set").agg(
-        pl.len().alias("rows"),
-        pl.col("tokens").mean().round(1).alias("mean_tokens"),
-        pl.col("tokens").max().alias("max_tokens"),
-        pl.col("completion_tokens").mean().round(1).alias("mean_completion_tokens"),
-    )
-    top = ", ".join(f"{reason['reason']} {reason['rows']}" for reason in reasons[:3])
-    return Summary(
-        figures={
-            "rows": raw.height,
-            "training_rows": training.height,
-            "training_tokens": int(training["tokens"].sum()),
-            "max_row_tokens": int(training["tokens"].max()),  # type: ignore[arg-type]
-            "quarantined_rows": quarantine.height,
-            "duplicate_rows": duplicates.height,
-            "bos_tokens": contract.expected_bos,
-            "end_of_turn_id": contract.end_of_turn_id,
-        },
-        tables={"sets": sets.sort("set").to_dicts(), "quarantine": reasons},
-        checks=[
-            Check(
-                name="quarantined_share",
-                passed=share <= settings.max_quarantined_share,
-                blocking=True,
-                value=round(share, 4),
-                limit=settings.max_quarantined_share,
-                detail=f"{quarantine.height} of {raw.height} rows; most often: {top or 'none'}",
-            )
-        ],
-    )
+    def __call__(self, numbers: NDArray[np.int64]) -> dict[int, str]:
+        found: dict[int, str] = {}
+        order = numbers[np.argsort(self._chunk[numbers], kind="stable")]
+        for chunk in np.unique(self._chunk[order]):
+            wanted = order[self._chunk[order] == chunk]
+            messages = pl.read_parquet(self._chunks[chunk].path, columns=["messages"])["messages"]
+            texts = map(shingle_text, messages.gather(self._row[wanted]).to_list())
+            found |= dict(zip(wanted.tolist(), texts, strict=True))
+        return found

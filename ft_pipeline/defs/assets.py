@@ -34,7 +34,8 @@ def raw_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -
 @_asset("validated_dataset", {"pandera", "polars"}, deps=[raw_dataset], check_specs=checks.VALIDATED_DATASET)
 def validated_dataset(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """Rows that keep the contract, tokenized and split; the others are in quarantine with a reason."""
-    return to_result(pipeline.open(context).validated_dataset(), checks.VALIDATED_DATASET)
+    run = pipeline.open(context)
+    return to_result(run.validated_dataset(), checks.VALIDATED_DATASET, report=run.data_report())
 
 
 @_asset("trained_adapter", {"unsloth", "pytorch"}, deps=[validated_dataset], pool=GPU_POOL)

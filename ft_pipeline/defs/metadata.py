@@ -12,8 +12,16 @@ from ft_pipeline.pipeline import Publication
 from ft_pipeline.summary import Check, Scalar
 
 
-def to_result(artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = ()) -> dg.MaterializeResult:
-    """The materialization of an artifact: figures, tables, plots, checks, and its fingerprint as data version."""
+def to_result(
+    artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = (), report: Artifact | None = None
+) -> dg.MaterializeResult:
+    """The materialization of an artifact: figures, tables, plots, checks, and its fingerprint as data version.
+
+    Args:
+        artifact: What was made.
+        specs: The checks that the asset has promised.
+        report: An artifact that describes it; what that shows is shown here.
+    """
     manifest = artifact.manifest
     metadata: dict[str, dg.MetadataValue[Any]] = {
         "path": dg.MetadataValue.path(artifact.path),
@@ -24,15 +32,22 @@ def to_result(artifact: Artifact, specs: Sequence[dg.AssetCheckSpec] = ()) -> dg
     }
     if manifest.peak_rss_bytes:
         metadata["peak_rss_bytes"] = dg.MetadataValue.int(manifest.peak_rss_bytes)
-    metadata |= {name: _to_value(value) for name, value in manifest.summary.figures.items()}
-    metadata |= {f"table: {name}": _to_table(rows) for name, rows in manifest.summary.tables.items() if rows}
-    metadata |= {f"plot: {name}": _to_plot(artifact.path / file) for name, file in manifest.summary.plots.items()}
-    metadata |= {name: dg.MetadataValue.path(artifact.path / file) for name, file in manifest.summary.files.items()}
+    metadata |= _show(artifact)
+    if report:
+        metadata = _show(report) | metadata
     return dg.MaterializeResult(
         metadata=metadata,
         data_version=dg.DataVersion(manifest.fingerprint),
         check_results=list(_to_checks(manifest.summary.checks, specs)),
     )
+
+
+def _show(artifact: Artifact) -> dict[str, dg.MetadataValue[Any]]:
+    summary, path = artifact.manifest.summary, artifact.path
+    shown = {name: _to_value(value) for name, value in summary.figures.items()}
+    shown |= {f"table: {name}": _to_table(rows) for name, rows in summary.tables.items() if rows}
+    shown |= {f"plot: {name}": _to_plot(path / file) for name, file in summary.plots.items()}
+    return shown | {name: dg.MetadataValue.path(path / file) for name, file in summary.files.items()}
 
 
 def publication_to_result(publication: Publication) -> dg.MaterializeResult:

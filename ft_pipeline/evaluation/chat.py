@@ -8,13 +8,11 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from ft_pipeline.datasets.formats.conversation import Message
+from ft_pipeline.datasets.conversation import Message
+from ft_pipeline.datasets.rendering import TEMPLATE_DATE
 from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.rows import EvaluationRow
-
-# Templates that tell the model the date get this one: a score must not depend on the day it is taken.
-_DATE = "01 Jan 2025"
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _make_formatter(model: LlamaModel, template: str, *, add_generation_prompt: 
 
         @staticmethod
         def strftime_now(_format: str) -> str:
-            return _DATE
+            return TEMPLATE_DATE
 
     return UndatedFormatter(
         template=template,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ft_pipeline.evaluation.figures import (
@@ -26,7 +25,8 @@ from ft_pipeline.evaluation.request import EvaluationRequest
 from ft_pipeline.evaluation.rows import HELD_OUT
 from ft_pipeline.evaluation.samples import choose_samples
 from ft_pipeline.evaluation.scores import ContestantResult, Scoreboard
-from ft_pipeline.evaluation.text_marks import mark_differences, show_text
+from ft_pipeline.evaluation.text_marks import mark_differences
+from ft_pipeline.report_page import make_environment
 
 FORMAT = 1
 _TEMPLATE = "report.html.jinja"
@@ -44,19 +44,11 @@ def write_html(
         verdict: What the gate says.
         plots: Title to inline SVG.
     """
-    environment = Environment(
-        loader=PackageLoader("ft_pipeline.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment("ft_pipeline.evaluation")
     environment.filters |= {
         "share": format_share,
         "points": format_points,
         "size": format_size,
-        "text": show_text,
-        "prose": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
         "limit": _format_limit,
     }
     page = environment.get_template(_TEMPLATE).render(

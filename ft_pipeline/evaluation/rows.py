@@ -7,11 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from ft_pipeline.datasets.formats.conversation import Message
+from ft_pipeline.datasets.conversation import TEXT_ROLE, Message
 from ft_pipeline.errors import EvaluationError
 
 HELD_OUT = "held_out"
 _COLUMNS = ("set", "messages", "source_file", "source_line")
+# Of a validated data set; files without them are taken as they are.
+_EXTRA, _ORDER = "extra", "position"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_rows(path: Path, max_rows_per_set: int) -> list[EvaluationRow]:
         EvaluationError: a column is missing, no row is held out, or a row has no reference answer.
     """
     try:
-        frame = pl.read_parquet(path, columns=list(_COLUMNS))
+        frame = _read_scorable(path)
     except (OSError, pl.exceptions.PolarsError) as err:
         raise EvaluationError(
             f"the rows to score must be a Parquet file with {', '.join(_COLUMNS)}; {path}: {err}"
@@ -94,6 +96,18 @@ def read_rows(path: Path, max_rows_per_set: int) -> list[EvaluationRow]:
         chosen = frame.filter(pl.col("set") == name).head(max_rows_per_set)
         rows += [_to_row(name, number, record) for number, record in enumerate(chosen.iter_rows(named=True))]
     return rows
+
+
+def _read_scorable(path: Path) -> pl.DataFrame:
+    """Rows in the order of their split hash; plain text and calls of tools are not scored."""
+    rows = pl.scan_parquet(path)
+    names = rows.collect_schema().names()
+    if _EXTRA in names:
+        rows = rows.filter(pl.col(_EXTRA).is_null())
+    if _ORDER in names:
+        rows = rows.sort("set", _ORDER, "source_file", "source_line")
+    is_text = pl.col("messages").list.first().struct.field("role") == TEXT_ROLE
+    return rows.filter(~is_text).select(_COLUMNS).collect()
 
 
 def _to_row(set_name: str, number: int, record: dict[str, object]) -> EvaluationRow:

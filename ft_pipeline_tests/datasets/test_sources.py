@@ -3,12 +3,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from ft_pipeline.datasets.snapshot import RAW_FILE, snapshot_sources
-from ft_pipeline.datasets.sources import find_sources
-from ft_pipeline.errors import DatasetError, SourceError
+from ft_pipeline.datasets.sources import SourceFile, find_sources
+from ft_pipeline.errors import SourceError
 from ft_pipeline.recipe import DatasetSection
 
 
@@ -23,43 +21,21 @@ def _write(root: Path, name: str, text: str | bytes = "row\n") -> Path:
     return path
 
 
-def _snapshot(root: Path, section: DatasetSection) -> list[dict[str, object]]:
-    out = root / "out"
-    out.mkdir(exist_ok=True)
-    snapshot_sources(find_sources(section, root), out)
-    rows: list[dict[str, object]] = pq.read_table(out / RAW_FILE).to_pylist()
-    return rows
+def _find(root: Path, section: DatasetSection) -> tuple[SourceFile, ...]:
+    return find_sources(section, root, root / "downloads")
 
 
-def test_every_line_is_kept_with_its_file_and_number(tmp_path: Path) -> None:
-    _write(tmp_path, "data/a.jsonl", "one\r\n\n  \nfour\nlast without end")
-    rows = _snapshot(tmp_path, _section("data/*.jsonl"))
-    assert [(row["source_file"], row["source_line"], row["text"]) for row in rows] == [
-        ("data/a.jsonl", 1, "one"),
-        ("data/a.jsonl", 4, "four"),
-        ("data/a.jsonl", 5, "last without end"),
-    ]
-
-
-def test_text_that_cannot_be_read_keeps_its_place_with_a_fault(tmp_path: Path) -> None:
-    _write(tmp_path, "data/a.jsonl", b"good\nb\xffd\n" + b"x" * ((16 << 20) + 1) + b"\nafter\n")
-    rows = _snapshot(tmp_path, _section("data/*.jsonl"))
-    assert [(row["source_line"], row["fault"]) for row in rows] == [
-        (1, None),
-        (2, "invalid_utf8"),
-        (3, "line_too_long"),
-        (4, None),
-    ]
-    assert len(str(rows[2]["text"])) == 1000
+def _names(root: Path, *sources: str, **options: object) -> list[str]:
+    return sorted(source.name for source in _find(root, _section(*sources, **options)))
 
 
 def test_touching_and_renaming_a_file_changes_nothing(tmp_path: Path) -> None:
     path = _write(tmp_path, "data/a.jsonl", "a\n")
     _write(tmp_path, "data/b.jsonl", "b\n")
-    before = [(source.set, source.sha256) for source in find_sources(_section("data/*.jsonl"), tmp_path)]
+    before = [(source.set, source.sha256) for source in _find(tmp_path, _section("data/*.jsonl"))]
     os.utime(path, (0, 0))
     path.rename(tmp_path / "data/z.jsonl")
-    assert [(source.set, source.sha256) for source in find_sources(_section("data/*.jsonl"), tmp_path)] == before
+    assert [(source.set, source.sha256) for source in _find(tmp_path, _section("data/*.jsonl"))] == before
 
 
 def test_all_faults_of_the_sources_are_told_at_once(tmp_path: Path) -> None:
@@ -68,24 +44,139 @@ def test_all_faults_of_the_sources_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "data/link.jsonl").symlink_to(tmp_path / "elsewhere/secret.jsonl")
     (tmp_path / "data/loop.jsonl").symlink_to(tmp_path / "data/loop.jsonl")
     with pytest.raises(SourceError) as caught:
-        find_sources(_section("data/*.jsonl", "missing/*.jsonl", "../outside.jsonl"), tmp_path)
+        _find(tmp_path, _section("data/*.jsonl", "missing/*.jsonl", "../outside.jsonl"))
     text = str(caught.value)
     assert "data/folder.jsonl: is no plain file" in text
     assert "data/link.jsonl: lies in" in text
     assert "outside dataset.allowed_roots" in text
     assert "data/loop.jsonl: cannot be read" in text
-    assert "missing/*.jsonl (train): matches no file" in text
+    assert "missing/*.jsonl: matches no file" in text
+    assert text.count("(train)") == 5
 
 
-def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
-    _write(tmp_path, "data/a.jsonl", "\n\n")
-    with pytest.raises(DatasetError, match=r"the sources are empty: data/a.jsonl. Add rows"):
-        _snapshot(tmp_path, _section("data/*.jsonl"))
+def test_a_folder_gives_all_files_with_a_known_suffix_below_it_and_no_hidden_ones(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "deep/er/b.csv.gz", "deep/c.parquet", "notes.md", ".hidden.jsonl", ".git/d.jsonl"):
+        _write(tmp_path, f"data/{name}")
+    assert _names(tmp_path, "data") == ["data/a.jsonl", "data/deep/c.parquet", "data/deep/er/b.csv.gz"]
+    assert _names(tmp_path, "data/") == _names(tmp_path, "data")
+    assert _names(tmp_path, str(tmp_path / "data")) == _names(tmp_path, "data")
 
 
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    path = _write(tmp_path, "data/a.jsonl", "a\n")
-    sources = find_sources(_section("data/*.jsonl"), tmp_path)
-    path.write_text("b\n")
-    with pytest.raises(SourceError, match="changed while it was read"):
-        snapshot_sources(sources, tmp_path)
+def test_a_glob_leaves_hidden_files_out_unless_it_names_them(tmp_path: Path) -> None:
+    for name in ("a.jsonl", ".b.jsonl", ".folder/c.jsonl", "folder/d.jsonl"):
+        _write(tmp_path, f"data/{name}")
+    assert _names(tmp_path, "data/**/*.jsonl") == ["data/a.jsonl", "data/folder/d.jsonl"]
+    assert _names(tmp_path, "data/.*.jsonl") == ["data/.b.jsonl"]
+
+
+def test_a_folder_that_links_to_itself_is_walked_once(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl")
+    (tmp_path / "data/again").symlink_to(tmp_path / "data")
+    assert _names(tmp_path, "data") == ["data/a.jsonl"]
+
+
+def test_a_link_to_a_folder_elsewhere_is_refused_and_not_walked(tmp_path: Path) -> None:
+    _write(tmp_path, "elsewhere/a.jsonl")
+    _write(tmp_path, "data/b.jsonl")
+    (tmp_path / "data/away").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match=r"data/away: lies in .*elsewhere.* outside dataset.allowed_roots"):
+        _names(tmp_path, "data")
+    assert _names(tmp_path, "data", allowed_roots=["data", "elsewhere"]) == ["data/away/a.jsonl", "data/b.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", ["/**/*.jsonl", "../**/*.jsonl", "/", ".."])
+def test_a_place_outside_the_allowed_roots_is_refused_before_it_is_searched(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(SourceError, match=r"outside dataset.allowed_roots"):
+        _names(tmp_path, pattern)
+
+
+def test_odd_files_are_told_at_once(tmp_path: Path) -> None:
+    _write(tmp_path, "data/good.jsonl")
+    os.mkfifo(tmp_path / "data/pipe.jsonl")
+    (tmp_path / "data/broken.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data/device.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "data/folder.json").mkdir()
+    _write(tmp_path, "data/notes.md")
+    with pytest.raises(SourceError) as caught:
+        _names(tmp_path, "data/*", "data/../data/pipe.jsonl", "data/none.csv", allowed_roots=["data", "/dev"])
+    told = str(caught.value).splitlines()[1:]
+    for said in (
+        "data/pipe.jsonl: is no plain file",
+        "data/broken.jsonl: cannot be read: No such file",
+        "data/device.jsonl: is no plain file",
+        "data/folder.json: is no plain file",
+        "data/notes.md: a source's name must end in one of .jsonl, .ndjson, .json, .csv, .parquet, each also with .gz",
+        "data/none.csv: matches no file",
+    ):
+        assert any(said in fault for fault in told), said
+    assert not any("good" in fault for fault in told)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl").chmod(0)
+    with pytest.raises(SourceError, match=r"data/a.jsonl: cannot be read: Permission denied"):
+        _names(tmp_path, "data")
+
+
+def test_names_with_control_characters_are_shown_on_one_line(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a\nb\x1b[31m.jsonl")
+    assert _names(tmp_path, "data") == [r"data/a\nb\x1b[31m.jsonl"]
+
+
+def test_a_name_with_glob_characters_is_taken_literally_where_it_exists(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a[1].jsonl")
+    _write(tmp_path, "data/a1.jsonl")
+    assert _names(tmp_path, "data/a[1].jsonl") == ["data/a[1].jsonl"]
+
+
+@pytest.mark.parametrize("path", ["data/\0.jsonl", "data/" + "x" * 300 + ".jsonl", "data/**a**/*.jsonl"])
+def test_an_unusable_path_is_an_error_that_shows_it(tmp_path: Path, path: str) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(SourceError, match=r"data/.*: (is no usable path or pattern|matches no file)"):
+        _names(tmp_path, path)
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "data/empty").mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"data/empty: has no file with a known suffix below it"):
+        _names(tmp_path, "data/empty")
+
+
+def test_format_and_columns_are_the_sources_or_else_the_data_sets(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl", "a\n")
+    _write(tmp_path, "data/b.csv", "b\n")
+    own = {"path": "data/b.csv", "format": "alpaca", "columns": {"instruction": "ask"}}
+    section = DatasetSection.model_validate(
+        {"sources": ["data/a.jsonl", own], "format": "sharegpt", "columns": {"group": "id"}}
+    )
+    found = {source.name: (source.format, source.columns, source.kind) for source in _find(tmp_path, section)}
+    assert found == {
+        "data/a.jsonl": ("sharegpt", {"group": "id"}, "jsonl"),
+        "data/b.csv": ("alpaca", {"instruction": "ask"}, "csv"),
+    }
+
+
+def test_a_file_named_twice_counts_once_and_not_with_two_formats(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl")
+    assert _names(tmp_path, "data", "data/a.jsonl", "data/*.jsonl") == ["data/a.jsonl"]
+    section = DatasetSection.model_validate({"sources": ["data", {"path": "data/a.jsonl", "format": "text"}]})
+    with pytest.raises(SourceError, match=r"data/a.jsonl: is named twice, with two formats or columns"):
+        _find(tmp_path, section)
+
+
+def test_test_sets_take_the_same_kinds_of_sources(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl", "a\n")
+    _write(tmp_path, "data/hard/b.csv", "b\n")
+    found = _find(tmp_path, _section("data/a.jsonl", test_sets={"hard": [{"path": "data/hard", "format": "text"}]}))
+    assert [(source.set, source.name, source.format) for source in found] == [
+        ("hard", "data/hard/b.csv", "text"),
+        ("train", "data/a.jsonl", "auto"),
+    ]
+
+
+def test_fields_of_the_hub_are_refused_for_other_sources(tmp_path: Path) -> None:
+    _write(tmp_path, "data/a.jsonl")
+    section = DatasetSection.model_validate({"sources": [{"path": "data/a.jsonl", "split": "test"}]})
+    with pytest.raises(SourceError, match=r"data/a.jsonl: split can be given only for data sets of the Hub"):
+        _find(tmp_path, section)

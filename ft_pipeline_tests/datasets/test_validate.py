@@ -1,93 +1,99 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ft_pipeline.datasets.contract import IGNORED, TokenContract
-from ft_pipeline.datasets.snapshot import snapshot_sources
-from ft_pipeline.datasets.sources import find_sources
-from ft_pipeline.datasets.validate import validate_dataset
+from ft_pipeline.datasets.checks import CHECKS, find_faults
+from ft_pipeline.datasets.contract import IGNORED
 from ft_pipeline.datasets.validated import (
+    DUPLICATES_FILE,
     EVALUATION_FILE,
     QUARANTINE_FILE,
+    STATISTICS_FILE,
     TRAIN_FILE,
-    ValidateRequest,
+    read_row_lengths,
     sample_conversations,
 )
-from ft_pipeline.errors import BaseModelError, DatasetError
-from ft_pipeline.processes.reporter import LogReporter
-from ft_pipeline.recipe import DatasetSection
-from ft_pipeline.summary import Summary
+from ft_pipeline.errors import DatasetError
+from ft_pipeline_tests.datasets.data_folder import DataFolder, good, turns
 from ft_pipeline_tests.tiny_model import CHATML, make_tokenizer
-
-
-def _turns(*pairs: tuple[str, str]) -> str:
-    return json.dumps({"messages": [{"role": role, "content": content} for role, content in pairs]})
-
-
-def _good(number: int) -> str:
-    return _turns(("user", f"say the word {number}"), ("assistant", f"the word {number}"))
-
-
-def _validate(
-    tmp_path: Path, base: Path, lines: list[str], tested: list[str] | None = None, **settings: Any
-) -> Summary:
-    (tmp_path / "data").mkdir(exist_ok=True)
-    (tmp_path / "data/rows.jsonl").write_text("\n".join(lines))
-    values: dict[str, Any] = {"sources": ["data/rows.jsonl"], "max_quarantined_share": 0.5, "max_row_tokens": 200}
-    if tested is not None:
-        (tmp_path / "data/tested.jsonl").write_text("\n".join(tested))
-        values["test_sets"] = {"fresh": ["data/tested.jsonl"]}
-    section = DatasetSection.model_validate(values | settings)
-    snapshot_sources(find_sources(section, tmp_path), tmp_path)
-    request = ValidateRequest(raw_rows=tmp_path / "rows.parquet", base=base, settings=section, out_dir=tmp_path)
-    return validate_dataset(request, LogReporter(logging.getLogger(__name__)))
-
 
 BROKEN = {
     "invalid_json": '{"messages": [{"role": "user", "cont',
-    "wrong_shape": '{"text": "hello"}',
-    "unknown_role": _turns(("user", "a"), ("bot", "b")),
-    "role_order": _turns(("assistant", "a"), ("user", "b")),
-    "empty_turn": _turns(("user", "a"), ("assistant", "  \n")),
-    "message_too_long": _turns(("user", "x" * 300), ("assistant", "b")),
-    "control_character": _turns(("user", "a\x1b[31m"), ("assistant", "b")),
-    "secret": _turns(("user", "my key is AKIA" + "ABCDEFGHIJKLMNOP"), ("assistant", "b")),
-    "too_many_tokens": _turns(("user", "ß" * 200), ("assistant", "b")),
-    "bos_count": _turns(("user", "what is <s> for"), ("assistant", "b")),
+    "wrong_shape": '{"x": "hello"}',
+    "mixed_formats": '{"text": "hello"}',
+    "unknown_role": turns(("user", "a"), ("bot", "b")),
+    "role_order": turns(("assistant", "a"), ("user", "b")),
+    "empty_turn": turns(("user", "a"), ("assistant", "  \n")),
+    "message_too_long": turns(("user", "x" * 300), ("assistant", "b")),
+    "control_character": turns(("user", "a\x1b[31m"), ("assistant", "b")),
+    "secret": turns(("user", "my key is AKIA" + "ABCDEFGHIJKLMNOP"), ("assistant", "b")),
+    "card_number": turns(("user", "pay with 4111 1111 1111 1111"), ("assistant", "b")),
+    "too_many_tokens": turns(("user", "ß" * 200), ("assistant", "b")),
+    "control_token": turns(("user", "what is <|im_end|> for"), ("assistant", "b")),
 }
 
 
-def test_each_breach_goes_to_quarantine_under_its_reason_and_line(tmp_path: Path, tiny_base: Path) -> None:
-    lines = [_good(number) for number in range(60)] + list(BROKEN.values())
-    summary = _validate(tmp_path, tiny_base, lines, max_message_chars=299)
-    quarantine = pl.read_parquet(tmp_path / QUARANTINE_FILE)
-    found = dict(zip(quarantine["source_line"], quarantine["reason"].to_list(), strict=True))
+@pytest.fixture
+def folder(tmp_path: Path, tiny_base: Path) -> DataFolder:
+    return DataFolder(tmp_path, tiny_base)
+
+
+def _validate(folder: DataFolder, lines: list[str], tested: list[str] | None = None, **settings: Any) -> Any:
+    folder.write("rows.jsonl", lines)
+    settings = {"sources": ["data/rows.jsonl"]} | settings
+    if tested is not None:
+        folder.write("tested.jsonl", tested)
+        settings["test_sets"] = {"fresh": ["data/tested.jsonl"]}
+    out = settings.pop("out", "valid")
+    folder.parse(f"raw-{out}", **settings)
+    return folder.validate(out, f"raw-{out}", **settings)
+
+
+def test_each_breach_goes_to_quarantine_under_its_reason_and_line(folder: DataFolder) -> None:
+    lines = [good(number) for number in range(60)] + list(BROKEN.values())
+    summary = _validate(folder, lines, max_message_chars=299)
+    quarantine = folder.table(QUARANTINE_FILE)
+    found = dict(zip(quarantine["source_line"], quarantine["reasons"].to_list(), strict=True))
     for line, reason in enumerate(BROKEN, start=61):
-        assert reason in found.pop(line)
+        assert reason in found.pop(line), reason
     assert not found
-    assert quarantine["text"].to_list() == list(BROKEN.values())
+    assert all(quarantine["detail"].to_list())
+    assert all(quarantine["row"].to_list())
     assert summary.figures["quarantined_rows"] == len(BROKEN)
     assert summary.failed == []
 
 
-def test_every_row_is_accounted_for(tmp_path: Path, tiny_base: Path) -> None:
-    lines = [_good(number) for number in range(50)] + [_good(3), _good(4), BROKEN["secret"]]
-    figures = _validate(tmp_path, tiny_base, lines).figures
-    kept = pl.read_parquet(tmp_path / TRAIN_FILE).height + pl.read_parquet(tmp_path / EVALUATION_FILE).height
+def test_every_row_is_accounted_for(folder: DataFolder) -> None:
+    lines = [good(number) for number in range(50)] + [good(3), good(4), BROKEN["secret"]]
+    figures = _validate(folder, lines).figures
+    kept = folder.table(TRAIN_FILE).height + folder.table(EVALUATION_FILE).height
     assert (figures["rows"], kept, figures["duplicate_rows"], figures["quarantined_rows"]) == (53, 50, 2, 1)
+    statistics = json.loads((folder.root / "valid" / STATISTICS_FILE).read_text())
+    assert {name: statistics[name] for name in ("rows", "kept", "quarantined", "duplicates")} == {
+        "rows": 53,
+        "kept": 50,
+        "quarantined": 1,
+        "duplicates": 2,
+    }
 
 
-def test_a_row_never_changes_side_as_data_grows(tmp_path: Path, tiny_base: Path) -> None:
+def test_the_twin_of_a_row_in_quarantine_is_in_quarantine_too(folder: DataFolder) -> None:
+    figures = _validate(folder, [*map(good, range(40)), BROKEN["too_many_tokens"], BROKEN["too_many_tokens"]]).figures
+    assert (figures["quarantined_rows"], figures["duplicate_rows"]) == (2, 0)
+
+
+def test_a_row_never_changes_side_as_data_grows(folder: DataFolder) -> None:
     def sides(count: int) -> tuple[set[str], set[str]]:
-        _validate(tmp_path, tiny_base, [_good(number) for number in range(count)], held_out_share=0.3)
-        files = (pl.read_parquet(tmp_path / name) for name in (TRAIN_FILE, EVALUATION_FILE))
-        trained, held_out = ({str(messages) for messages in frame["messages"]} for frame in files)
+        _validate(folder, [good(number) for number in range(count)], held_out_share=0.3, out=f"of-{count}")
+        frames = (folder.table(name, f"of-{count}") for name in (TRAIN_FILE, EVALUATION_FILE))
+        trained, held_out = ({str(messages) for messages in frame["messages"]} for frame in frames)
         return trained, held_out
 
     small, large = sides(40), sides(90)
@@ -96,93 +102,185 @@ def test_a_row_never_changes_side_as_data_grows(tmp_path: Path, tiny_base: Path)
     assert not large[0] & large[1]
 
 
-def test_a_prompt_of_a_test_set_is_never_trained_on(tmp_path: Path, tiny_base: Path) -> None:
-    leaked = _turns(("user", "Say  the word 7"), ("assistant", "another answer"))
-    summary = _validate(tmp_path, tiny_base, [*map(_good, range(40)), leaked], tested=[_good(7)])
-    prompts = {messages[0]["content"].casefold() for messages in pl.read_parquet(tmp_path / TRAIN_FILE)["messages"]}
+def test_rows_of_a_group_stay_on_one_side(folder: DataFolder) -> None:
+    lines = [turns(("user", f"question {i}"), ("assistant", "a"), thread=i % 9) for i in range(90)]
+    _validate(folder, lines, columns={"group": "thread"}, held_out_share=0.4)
+    groups = [set(folder.table(name)["group"]) for name in (TRAIN_FILE, EVALUATION_FILE)]
+    assert groups[0]
+    assert groups[1]
+    assert not groups[0] & groups[1]
+
+
+def test_a_prompt_of_a_test_set_is_never_trained_on(folder: DataFolder) -> None:
+    leaked = turns(("user", "Say  the word 7"), ("assistant", "another answer"))
+    summary = _validate(folder, [*map(good, range(40)), leaked], tested=[good(7)])
+    prompts = {messages[0]["content"].casefold() for messages in folder.table(TRAIN_FILE)["messages"]}
     assert "say the word 7" not in prompts
-    assert summary.figures["duplicate_rows"] == 2
-    evaluation = pl.read_parquet(tmp_path / EVALUATION_FILE)
-    assert evaluation.filter(set="fresh").height == 1
+    assert summary.figures["leaked_duplicates"] == 2
+    assert folder.table(EVALUATION_FILE).filter(set="fresh").height == 1
+    assert set(folder.table(DUPLICATES_FILE)["of_file"]) == {"data/tested.jsonl"}
 
 
-def test_too_much_quarantine_fails_the_blocking_check_with_the_top_reason(tmp_path: Path, tiny_base: Path) -> None:
-    lines = [_good(number) for number in range(40)] + [BROKEN["secret"], BROKEN["empty_turn"], BROKEN["empty_turn"]]
-    (check,) = _validate(tmp_path, tiny_base, lines, max_quarantined_share=0.01).failed
+STORY = " ".join(f"word{number}" for number in range(60))
+
+
+def test_the_first_of_near_duplicates_stays(folder: DataFolder) -> None:
+    near = [turns(("user", f"{STORY} {end}"), ("assistant", "it came back")) for end in ("one", "two", "three")]
+    other = turns(("user", " ".join(reversed(STORY.split()))), ("assistant", "it came back"))
+    summary = _validate(folder, [*map(good, range(40)), *near, other], max_row_tokens=2000)
+    assert summary.figures["near_duplicates"] == 2
+    repeats = folder.table(DUPLICATES_FILE)
+    assert repeats["of_line"].to_list() == [41, 41]
+    assert all(0.8 <= similarity < 1 for similarity in repeats["similarity"])
+    none = _validate(
+        folder, [*map(good, range(40)), *near], near_duplicates={"enabled": False}, max_row_tokens=2000, out="off"
+    )
+    assert none.figures["duplicate_rows"] == 0
+
+
+def test_a_near_duplicate_of_a_tested_row_is_never_trained_on(folder: DataFolder) -> None:
+    near, tested = (turns(("user", f"{STORY} {end}"), ("assistant", "it came back")) for end in ("one", "two"))
+    summary = _validate(folder, [*map(good, range(40)), near], tested=[tested], max_row_tokens=2000)
+    assert summary.figures["leaked_duplicates"] == 1
+    assert folder.table(EVALUATION_FILE).filter(set="fresh").height == 1
+    assert not any(STORY in messages[0]["content"] for messages in folder.table(TRAIN_FILE)["messages"])
+
+
+@pytest.mark.parametrize("code", [code for code, check in CHECKS.items() if "fix" in (check.action, *check.choices)])
+def test_what_can_be_mended_is_mended_where_the_recipe_says_so(folder: DataFolder, code: str) -> None:
+    broken = BROKEN | {
+        "byte_order_mark": turns(("user", "\ufeffa"), ("assistant", "b")),
+        "not_nfc": turns(("user", "cafe\u0301"), ("assistant", "b")),
+        "email": turns(("user", "write to joe@example.org"), ("assistant", "b")),
+        "too_many_tokens": turns(("user", "a b"), ("assistant", "ß " * 200)),
+    }
+    summary = _validate(folder, [*map(good, range(40)), broken[code]], checks={code: "fix"})
+    assert summary.figures["fixed_rows"] == 1
+    assert summary.figures["quarantined_rows"] == 0
+    assert {row["code"]: row["action"] for row in summary.tables["warnings"]} == {code: "fixed"}
+
+
+def test_what_the_recipe_only_wants_to_be_warned_of_stays(folder: DataFolder) -> None:
+    summary = _validate(folder, [*map(good, range(40)), BROKEN["secret"]], checks={"secret": "warn"})
+    assert summary.figures["quarantined_rows"] == 0
+    assert {row["code"]: row["rows"] for row in summary.tables["warnings"]} == {"secret": 1}
+    files = (folder.table(name) for name in (TRAIN_FILE, EVALUATION_FILE))
+    assert sum(frame.filter(pl.col("warnings").list.contains("secret")).height for frame in files) == 1
+
+
+def test_a_row_in_another_language_goes_to_quarantine(folder: DataFolder) -> None:
+    def row(text: str, number: int) -> str:
+        return turns(("user", f"{text} ({number})"), ("assistant", text))
+
+    english = [row("The weather in the mountains was better than anybody had expected", i) for i in range(40)]
+    german = row("Das Wetter in den Bergen war besser, als irgendjemand erwartet hatte", 1)
+    settings: dict[str, Any] = {"language": "en", "near_duplicates": {"enabled": False}, "max_row_tokens": 500}
+    summary = _validate(folder, [*english, german], **settings)
+    assert {row["reason"]: row["rows"] for row in summary.tables["quarantine"]} == {"wrong_language": 1}
+
+
+def test_a_call_of_a_tool_may_have_no_text(tmp_path: Path) -> None:
+    calls = "m['content'] + (m.tool_calls | tojson if m.tool_calls else '')"
+    make_tokenizer(tmp_path / "base", template=CHATML.replace("m['content']", calls))
+    folder = DataFolder(tmp_path, tmp_path / "base")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    messages = [
+        {"role": "user", "content": "a"},
+        call,
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "b"},
+    ]
+    lines = [*map(good, range(40)), json.dumps({"messages": messages})]
+    assert _validate(folder, lines).figures["quarantined_rows"] == 0
+
+
+def test_plain_text_is_split_by_document_and_learned_whole(folder: DataFolder) -> None:
+    lines = [json.dumps({"text": f"document {number} says what it says"}) for number in range(60)]
+    _validate(folder, lines, held_out_share=0.3)
+    train = folder.table(TRAIN_FILE)
+    for ids, labels in train.select("input_ids", "labels").iter_rows():
+        assert labels[1:] == ids[1:]
+        assert labels[0] == IGNORED
+    assert sample_conversations(folder.root / "valid" / TRAIN_FILE) == ()
+
+
+def test_too_much_quarantine_fails_the_blocking_check_with_the_top_reason(folder: DataFolder) -> None:
+    lines = [good(number) for number in range(40)] + [BROKEN["secret"], BROKEN["empty_turn"], BROKEN["empty_turn"]]
+    (check,) = _validate(folder, lines, max_quarantined_share=0.01).failed
     assert check.value == round(3 / 43, 4)
     assert "most often: empty_turn 2, secret 1" in check.detail
 
 
-def test_no_row_to_train_on_is_an_error_that_says_why(tmp_path: Path, tiny_base: Path) -> None:
+def test_no_row_to_train_on_is_an_error_that_says_why(folder: DataFolder) -> None:
     with pytest.raises(
-        DatasetError, match=r"train split must have at least one row; of 2 rows 0 are clean.*empty_turn: 2"
+        DatasetError, match=r"train split must have at least one row; of 2 rows 0 are clean.*empty_turn 2"
     ):
-        _validate(tmp_path, tiny_base, [BROKEN["empty_turn"]] * 2)
+        _validate(folder, [BROKEN["empty_turn"]] * 2)
 
 
-def test_the_loss_sees_the_last_answer_and_its_end_only(tmp_path: Path, tiny_base: Path) -> None:
+def test_the_loss_sees_the_last_answer_and_its_end_only(folder: DataFolder, tiny_base: Path) -> None:
     from transformers import AutoTokenizer
 
-    _validate(tmp_path, tiny_base, [_good(number) for number in range(40)])
+    _validate(folder, [good(number) for number in range(40)])
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    for row in pl.read_parquet(tmp_path / TRAIN_FILE).iter_rows(named=True):
+    for row in folder.table(TRAIN_FILE).iter_rows(named=True):
         learned = [label for label in row["labels"] if label != IGNORED]
         assert tokenizer.decode(learned) == row["messages"][-1]["content"] + "<|im_end|>"
         assert row["input_ids"].count(tokenizer.bos_token_id) == 1
         assert row["input_ids"][-1] == tokenizer.eos_token_id
 
 
-def test_masks_are_those_of_trl(tmp_path: Path, tiny_base: Path) -> None:
-    from datasets import Dataset
-    from transformers import AutoTokenizer, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
-
-    contract = TokenContract(tiny_base)
-    conversations = [json.loads(_good(number))["messages"] for number in range(20)]
-    rows = Dataset.from_list([{"prompt": c[:1], "completion": c[1:]} for c in conversations])
-    config = SFTConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, completion_only_loss=True)
-    model = LlamaForCausalLM.from_pretrained(tiny_base)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
-    for messages, theirs in zip(conversations, trainer.train_dataset, strict=True):
-        ours = contract.tokenize(messages)
-        # TRL keeps ChatML's line break after the end of the turn; here the end of the turn is the end.
-        assert theirs["input_ids"][: len(ours.input_ids)] == ours.input_ids
-        assert theirs["labels"][: len(ours.labels)] == ours.labels
-        assert tokenizer.decode(theirs["input_ids"][len(ours.input_ids) :]).strip() == ""
+def test_only_changed_files_are_checked_again_and_the_bytes_are_those_from_scratch(folder: DataFolder) -> None:
+    folder.write("a.jsonl", [good(i) for i in range(50)])
+    folder.parse("raw-1")
+    folder.validate("first", "raw-1")
+    folder.write("b.jsonl", [*(good(i) for i in range(45, 90)), BROKEN["secret"]])
+    folder.parse("raw-2")
+    folder.validate("scratch", "raw-2")
+    folder.validate("grown", "raw-2", earlier=["first"])
+    files = {
+        path.relative_to(folder.root / "scratch") for path in (folder.root / "scratch").rglob("*") if path.is_file()
+    }
+    assert files == {p.relative_to(folder.root / "grown") for p in (folder.root / "grown").rglob("*") if p.is_file()}
+    for file in files:
+        assert (folder.root / "grown" / file).read_bytes() == (folder.root / "scratch" / file).read_bytes(), file
+    taken = [path for path in (folder.root / "grown/checked").rglob("*.parquet") if path.stat().st_nlink > 1]
+    assert len(taken) == 1
 
 
-def test_a_base_without_a_chat_template_is_an_error(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, template=None)
-    with pytest.raises(BaseModelError, match="must have a chat template"):
-        TokenContract(tmp_path)
-
-
-def test_a_template_that_never_ends_a_turn_is_an_error(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}")
-    with pytest.raises(BaseModelError, match="must end a turn with a special token"):
-        TokenContract(tmp_path)
-
-
-def test_a_template_that_writes_no_bos_has_none_to_expect(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, template=CHATML.replace("{{ bos_token }}", ""))
-    contract = TokenContract(tmp_path)
-    assert contract.expected_bos == 0
-    assert contract.tokenize([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).bos_tokens == 0
+@settings(max_examples=25)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=12))
+def test_no_row_is_ever_lost(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = DataFolder(tmp_path_factory.mktemp("rows"))
+    lines = [turns(("user", text), ("assistant", text)) for text in texts] + [good(i) for i in range(40)]
+    figures = _validate(folder, lines, max_quarantined_share=1).figures
+    kept = folder.table(TRAIN_FILE).height + folder.table(EVALUATION_FILE).height
+    assert kept + figures["quarantined_rows"] + figures["duplicate_rows"] == len(lines)
 
 
 def test_a_conversation_that_the_template_refuses_goes_to_quarantine(tmp_path: Path) -> None:
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + CHATML
     make_tokenizer(tmp_path / "base", template=refusing)
-    lines = [*map(_good, range(40)), _turns(("system", "be brief"), ("user", "a"), ("assistant", "b"))]
-    _validate(tmp_path, tmp_path / "base", lines)
-    (row,) = pl.read_parquet(tmp_path / QUARANTINE_FILE).to_dicts()
-    assert row["reason"] == ["template_refuses"]
+    lines = [*map(good, range(40)), turns(("system", "be brief"), ("user", "a"), ("assistant", "b"))]
+    folder = DataFolder(tmp_path, tmp_path / "base")
+    _validate(folder, lines)
+    (row,) = folder.table(QUARANTINE_FILE).to_dicts()
+    assert row["reasons"] == ["template_refuses"]
     assert "no system turn" in row["detail"]
 
 
-def test_conversations_can_be_taken_from_a_validated_file(tmp_path: Path, tiny_base: Path) -> None:
-    _validate(tmp_path, tiny_base, [_good(number) for number in range(40)])
-    sample = sample_conversations(tmp_path / TRAIN_FILE, most=3)
+def test_conversations_and_lengths_can_be_taken_from_a_validated_file(folder: DataFolder) -> None:
+    _validate(folder, [good(number) for number in range(40)])
+    sample = sample_conversations(folder.root / "valid" / TRAIN_FILE, most=3)
     assert len(sample) == 3
     assert [message["role"] for message in sample[0]] == ["user", "assistant"]
+    lengths = read_row_lengths(folder.root / "valid" / TRAIN_FILE)
+    assert lengths == [len(ids) for ids in folder.table(TRAIN_FILE)["input_ids"]]
+
+
+def test_a_wrong_check_in_the_recipe_is_named_with_the_nearest_right_one() -> None:
+    assert find_faults({"secrt": "warn"}) == ["there is no check 'secrt'; did you mean 'secret'?"]
+    assert find_faults({"role_order": "warn"}) == [
+        "a breach of 'role_order' cannot lead to 'warn', only to: quarantine."
+    ]
+    assert find_faults({"secret": "fix", "email": "off"}) == []

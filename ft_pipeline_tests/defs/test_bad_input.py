@@ -11,7 +11,6 @@ import dagster as dg
 import pytest
 import yaml
 
-from ft_pipeline.datasets.snapshot import snapshot_sources
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.processes.launcher import run_stage
@@ -64,7 +63,7 @@ def _left(user: Path) -> set[str]:
 
 def test_good_input_passes(user: Path) -> None:
     assert _run("raw_dataset", "validated_dataset") == ""
-    assert _left(user) == {"raw_dataset", "validated_dataset"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
 def test_a_wrong_field_of_the_recipe(user: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_wrong_field_in_the_run_config() -> None:
 
 def test_no_file_in_the_sources(user: Path) -> None:
     (user / "data/rows.jsonl").unlink()
-    assert "data/*.jsonl (train): matches no file below" in _run("raw_dataset")
+    assert "data/*.jsonl: matches no file below" in _run("raw_dataset")
 
 
 def test_an_empty_data_set(user: Path) -> None:
@@ -125,14 +124,14 @@ def test_a_card_too_small(user: Path) -> None:
     error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"memory_limit_gib": 0.01})
     assert "training must fit the device" in error
     assert "allowed by gpu.memory_limit_gib" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
 def test_a_device_that_somebody_holds(user: Path) -> None:
     with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=0, holder="another recipe", tell=lambda _: None):
         error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"wait_seconds": 0.2})
     assert "cpu must be free within 0 s and was not: held by another recipe" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
 @pytest.mark.usefixtures("user")
@@ -148,7 +147,7 @@ def test_too_many_bad_rows_stop_the_run_before_training_and_in_any_later_run(use
     with (user / "data/rows.jsonl").open("a") as file:
         file.write("broken\n" * 10)
     assert "validated_dataset: quarantined_share" in _run("raw_dataset", "validated_dataset", "trained_adapter")
-    assert _left(user) == {"raw_dataset", "validated_dataset"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
     assert "the validated data set breaks its contract: quarantined_share" in _run("trained_adapter")
 
 
@@ -168,7 +167,7 @@ def test_force_builds_anew_beside_what_was_there_and_later_runs_take_it(user: Pa
     assert _run("validated_dataset", pipeline={"force": True}) == ""
     rebuilt = set((user / "data/artifacts").glob("[a-z]*/*"))
     assert first < rebuilt
-    assert {path.parent.name for path in rebuilt - first} == {"validated_dataset"}
+    assert {path.parent.name for path in rebuilt - first} == {"validated_dataset", "data_report"}
     assert _run(*selection) == ""
     assert set((user / "data/artifacts").glob("[a-z]*/*")) == rebuilt
 
@@ -176,9 +175,9 @@ def test_force_builds_anew_beside_what_was_there_and_later_runs_take_it(user: Pa
 def test_a_recipe_that_is_edited_while_a_run_goes_on_is_the_next_runs(
     user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def edit_meanwhile(sources: Any, out_dir: Path) -> Any:
+    def edit_meanwhile(*arguments: Any, **options: Any) -> Any:
         (user / "recipes/mine.yaml").write_text("name: broken\n")
-        return snapshot_sources(sources, out_dir)
+        return run_stage(*arguments, **options)
 
-    monkeypatch.setattr("ft_pipeline.pipeline.snapshot_sources", edit_meanwhile)
+    monkeypatch.setattr("ft_pipeline.pipeline.run_stage", edit_meanwhile)
     assert _run("raw_dataset", "validated_dataset") == ""

@@ -26,7 +26,7 @@ def test_ids_are_those_that_training_sees(model: Path, trained: TrainedTokenizer
     from ft_pipeline.datasets.contract import TokenContract
 
     whole, prompt = build_references(trained, [CONVERSATION])[:2]
-    row = TokenContract(model).tokenize([dict(message) for message in CONVERSATION])  # type: ignore[misc]
+    (row,) = TokenContract(model, max_row_tokens=512).tokenize([(CONVERSATION, None)])  # type: ignore[list-item]
     # Training cuts what follows the last end-of-turn token.
     assert list(whole.ids)[: len(row.input_ids)] == row.input_ids
     assert row.input_ids[: len(prompt.ids)] == list(prompt.ids)

@@ -1,12 +1,37 @@
-"""One file per format; each turns the text of a row into a conversation or says what is wrong with it."""
+"""One file per format; each turns a row into a conversation or says what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from ft_pipeline.datasets.conversation import Conversation
+from ft_pipeline.datasets.formats.alpaca import parse_alpaca
 from ft_pipeline.datasets.formats.chat_messages import parse_chat_messages
-from ft_pipeline.datasets.formats.conversation import Message, RowFault
+from ft_pipeline.datasets.formats.prompt_completion import parse_prompt_completion
+from ft_pipeline.datasets.formats.sharegpt import parse_sharegpt
+from ft_pipeline.datasets.formats.text import parse_text
 
-FORMATS: dict[str, Callable[[str], list[Message]]] = {"chat_messages": parse_chat_messages}
 
-__all__ = ["FORMATS", "Message", "RowFault", "parse_chat_messages"]
+@dataclass(frozen=True)
+class Format:
+    """A way to write a conversation into one row.
+
+    Attributes:
+        columns: What a row must have; by these a format is detected.
+        parse: From a row that has them to its conversation; raises `RowFault`.
+    """
+
+    columns: tuple[str, ...]
+    parse: Callable[[Mapping[str, Any]], Conversation]
+
+
+# In the order in which detection tries them: a row of Alpaca often has a `text` beside its own columns.
+FORMATS = {
+    "chat_messages": Format(("messages",), parse_chat_messages),
+    "sharegpt": Format(("conversations",), parse_sharegpt),
+    "alpaca": Format(("instruction", "output"), parse_alpaca),
+    "prompt_completion": Format(("prompt", "completion"), parse_prompt_completion),
+    "text": Format(("text",), parse_text),
+}

@@ -1,0 +1,20 @@
+"""Plain text, for continued pretraining: `{"text": ...}`. No chat template; every token is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ft_pipeline.datasets.conversation import TEXT_ROLE, Conversation, RowFault, show_value
+
+
+def parse_text(row: Mapping[str, Any]) -> Conversation:
+    """The document of one row.
+
+    Raises:
+        RowFault: `wrong_shape`: it is no text.
+    """
+    text = row["text"]
+    if not isinstance(text, str):
+        raise RowFault("wrong_shape", f'"text" must be text, got {show_value(text)}')
+    return Conversation([{"role": TEXT_ROLE, "content": text}])

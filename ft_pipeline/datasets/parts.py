@@ -1,0 +1,79 @@
+"""Parts: what was made of one source file, in chunks, kept under a key so that the next data set can take it over.
+
+    <artifact>/<kind>/<key>/00000.parquet, 00001.parquet, ...    the chunks, in the order of the file
+    <artifact>/<kind>/<key>/part.json                            what is known of it, and the hash of each chunk
+
+A part hangs on nothing but the file and the settings that its key is made of, so one that an earlier artifact holds is
+what would be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_pipeline.fingerprint import hash_file
+
+_INDEX = "part.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part on disk; `facts` is what its maker wrote down."""
+
+    folder: Path
+    chunks: tuple[Path, ...]
+    facts: Mapping[str, Any]
+
+
+def chunk_path(folder: Path, number: int) -> Path:
+    """Where the n-th chunk of a part goes."""
+    return folder / f"{number:05d}.parquet"
+
+
+def finish_part(folder: Path, facts: Mapping[str, Any]) -> Part:
+    """Write down what is known of a part whose chunks are all there."""
+    chunks = {path.name: hash_file(path) for path in sorted(folder.glob("*.parquet"))}
+    (folder / _INDEX).write_text(json.dumps({"chunks": chunks, "facts": facts}, sort_keys=True), encoding="utf-8")
+    return read_part(folder)
+
+
+def read_part(folder: Path) -> Part:
+    """A part that is there."""
+    index = json.loads((folder / _INDEX).read_bytes())
+    return Part(folder, tuple(folder / name for name in sorted(index["chunks"])), index["facts"])
+
+
+def take_over(kind: str, key: str, earlier: Sequence[Path], target: Path) -> Part | None:
+    """A part of an earlier artifact, linked into this one, if there is one and it is whole.
+
+    Args:
+        kind: The folder of such parts.
+        key: The part's key.
+        earlier: Folders of earlier artifacts; one may vanish at any time.
+        target: The folder of the part in this artifact.
+    """
+    for artifact in earlier:
+        with suppress(OSError, ValueError, KeyError):
+            part = read_part(artifact / kind / key)
+            target.mkdir(parents=True)
+            _link([*part.chunks, part.folder / _INDEX], target)
+            hashes = json.loads((target / _INDEX).read_bytes())["chunks"]
+            if all(hash_file(target / name) == sha256 for name, sha256 in hashes.items()):
+                return read_part(target)
+        shutil.rmtree(target, ignore_errors=True)
+    return None
+
+
+def _link(files: Iterable[Path], target: Path) -> None:
+    for file in files:
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)

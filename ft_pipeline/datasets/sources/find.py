@@ -1,0 +1,127 @@
+"""Finds all files that a recipe's data section names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ft_pipeline.datasets.sources.copies import Copy
+from ft_pipeline.datasets.sources.hub import HubSplit, expand_hub_files, is_hub_name
+from ft_pipeline.datasets.sources.local import expand_local, reason, resolve_local
+from ft_pipeline.datasets.sources.remote import expand_remote
+from ft_pipeline.datasets.sources.source_file import TRAINING_SET, SourceFile, shown
+from ft_pipeline.datasets.sources.suffixes import split_suffix
+from ft_pipeline.errors import SourceError
+from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.recipe import DatasetSection, SourceSection
+
+_OF_THE_HUB = ("revision", "subset", "split")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file that was found and is not looked into yet."""
+
+    name: str
+    get: Callable[[], Copy]
+
+
+def find_sources(section: DatasetSection, root: Path, downloads: Path) -> tuple[SourceFile, ...]:
+    """All files of the recipe's sources and test sets, in the order of set and content hash.
+
+    That order, and so all that is made of the files, does not change when a file is touched or renamed.
+
+    Args:
+        root: The project's folder.
+        downloads: Folder for copies of what lies elsewhere; it is made when the first is fetched.
+
+    Raises:
+        SourceError: a source stands for no file, or a file is outside the allowed roots, unreadable, no plain file, or
+            of an unknown suffix; all faults are named.
+        DiskSpaceError: there is no room for a copy.
+    """
+    finder = _Finder(section, root, downloads)
+    named = {TRAINING_SET: section.sources, **section.test_sets}
+    for set_name, sources in named.items():
+        for source in sources:
+            finder.add(set_name, SourceSection(path=source) if isinstance(source, str) else source)
+    if finder.faults:
+        raise SourceError("\n".join(["the recipe's data sources cannot be used:", *dict.fromkeys(finder.faults)]))
+    return tuple(sorted(finder.found.values(), key=lambda source: (source.set, source.sha256, source.name)))
+
+
+class _Finder:
+    """Collects the files of one section, and what is wrong with them."""
+
+    def __init__(self, section: DatasetSection, root: Path, downloads: Path) -> None:
+        self.found: dict[tuple[str, Path], SourceFile] = {}
+        self.faults: list[str] = []
+        self._section = section
+        self._root = root
+        self._downloads = downloads
+        self._folders = [(root / allowed).resolve() for allowed in section.allowed_roots if "://" not in allowed]
+        self._prefixes = tuple(allowed for allowed in section.allowed_roots if "://" in allowed)
+
+    def add(self, set_name: str, source: SourceSection) -> None:
+        """Find the files of one source."""
+        try:
+            places = list(self._places(source))
+        except SourceError as err:
+            self.faults.append(f"{err} ({set_name})")
+            return
+        for place in places:
+            try:
+                split_suffix(place.name)
+                self._keep(set_name, source, place.name, place.get())
+            except SourceError as err:
+                self.faults.append(f"{err} ({set_name})")
+
+    def _places(self, source: SourceSection) -> Iterator[_Place]:
+        if source.path.lower().startswith("hf://"):
+            _require_unset(source, "subset", "split")
+            remote = expand_hub_files(source, self._prefixes, self._downloads)
+            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads)) for file in remote)
+        elif "://" in source.path:
+            _require_unset(source, *_OF_THE_HUB)
+            remote = expand_remote(source.path, self._prefixes)
+            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads)) for file in remote)
+        elif is_hub_name(source.path) and not os.path.lexists(self._root / source.path):
+            split = HubSplit(source, self._prefixes)
+            yield _Place(split.url.shown, partial(split.fetch, self._downloads))
+        else:
+            _require_unset(source, *_OF_THE_HUB)
+            for path in expand_local(source.path, self._root, self._folders):
+                yield _Place(self._local_name(path), partial(_read, path, self._folders))
+
+    def _local_name(self, path: Path) -> str:
+        return shown(path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else str(path))
+
+    def _keep(self, set_name: str, source: SourceSection, name: str, copy: Copy) -> None:
+        found = SourceFile(
+            set=set_name,
+            path=copy.path,
+            name=name,
+            sha256=copy.sha256,
+            size_bytes=copy.size_bytes,
+            format=source.format or self._section.format,
+            columns=self._section.columns if source.columns is None else source.columns,
+        )
+        before = self.found.setdefault((set_name, copy.path), found)
+        if (before.format, before.columns) != (found.format, found.columns):
+            raise SourceError(f"{name}: is named twice, with two formats or columns. Leave one out")
+
+
+def _read(path: Path, allowed: Sequence[Path]) -> Copy:
+    resolved = resolve_local(path, allowed)
+    try:
+        return Copy(resolved, hash_file(resolved), resolved.stat().st_size)
+    except OSError as err:
+        raise SourceError(f"{shown(str(path))}: cannot be read: {reason(err)}") from err
+
+
+def _require_unset(source: SourceSection, *fields: str) -> None:
+    if given := sorted(source.model_fields_set & set(fields)):
+        raise SourceError(f"{shown(source.path)}: {', '.join(given)} can be given only for data sets of the Hub")

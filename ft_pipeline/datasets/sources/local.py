@@ -1,0 +1,121 @@
+"""Sources on this machine: a file, a folder or a glob, all below the allowed roots."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ft_pipeline.datasets.sources.source_file import shown
+from ft_pipeline.datasets.sources.suffixes import find_suffix
+from ft_pipeline.errors import SourceError
+
+
+def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
+    """All files that a path or pattern stands for, sorted; hidden ones only where the pattern names them.
+
+    Raises:
+        SourceError: nothing matches, the pattern is unusable, or a folder is unreadable or outside the allowed roots.
+    """
+    try:
+        path = root / pattern
+        if os.path.lexists(path):
+            return _walk(path, allowed) if path.is_dir() else [path]
+        if not glob.has_magic(pattern):
+            raise SourceError(f"{shown(pattern)}: matches no file below {root}. Put one there or fix the path")
+        found = _glob(pattern, root, allowed)
+    except (OSError, ValueError, IndexError, NotImplementedError, RuntimeError) as err:
+        raise SourceError(f"{shown(pattern)}: is no usable path or pattern: {reason(err)}") from err
+    if not found:
+        raise SourceError(f"{shown(pattern)}: matches no file below {root}. Put a file there or fix the pattern")
+    return found
+
+
+def resolve_local(path: Path, allowed: Sequence[Path]) -> Path:
+    """The plain file behind a path.
+
+    Raises:
+        SourceError: it lies outside the allowed roots, is missing, in a loop of links, or no plain file.
+    """
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError) as err:
+        raise SourceError(f"{shown(str(path))}: cannot be read: {reason(err)}") from err
+    _require_allowed(path, resolved, allowed)
+    if not resolved.is_file():
+        raise SourceError(f"{shown(str(path))}: is no plain file. Name files, e.g. {shown(str(path.parent))}/*.jsonl")
+    return resolved
+
+
+def reason(err: Exception) -> str:
+    """What an error says, without the path that the message names anyway."""
+    return shown(getattr(err, "strerror", None) or str(err))
+
+
+def _require_allowed(path: Path, resolved: Path, allowed: Sequence[Path]) -> None:
+    if not any(resolved.is_relative_to(folder) for folder in allowed):
+        roots = ", ".join(map(str, allowed)) or "no folder"
+        place = shown(str(resolved if resolved.is_dir() else resolved.parent))
+        raise SourceError(
+            f"{shown(str(path))}: lies in {place}, outside dataset.allowed_roots ({roots}). Add its folder"
+        )
+
+
+def _glob(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
+    whole = root / pattern
+    base = Path(whole.anchor)
+    for part in whole.parts[1:]:
+        if glob.has_magic(part):
+            break
+        base /= part
+    if not base.is_dir():
+        return []
+    # Looking is bounded too: a pattern such as /**/*.jsonl must not read the whole disk before it is refused.
+    _require_allowed(base, base.resolve(strict=True), allowed)
+    relative = whole.relative_to(base)
+    wants_hidden = any(part.startswith(".") for part in relative.parts)
+    return sorted(
+        path
+        for path in base.glob(str(relative))
+        if (wants_hidden or not _is_hidden(path.relative_to(base)))
+        and (find_suffix(path.name) is not None or not path.is_dir())
+    )
+
+
+def _is_hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
+def _walk(folder: Path, allowed: Sequence[Path]) -> list[Path]:
+    """Files with a known suffix below a folder. Links to folders are followed, each folder once."""
+    _require_allowed(folder, folder.resolve(strict=True), allowed)
+    faults: list[str] = []
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(
+        folder, followlinks=True, onerror=lambda err: faults.append(f"{shown(str(err.filename))}: {reason(err)}")
+    ):
+        if not _enter(Path(place), seen, allowed, faults):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if not name.startswith(".") and find_suffix(name)]
+    if not found and not faults:
+        faults.append(f"{shown(str(folder))}: has no file with a known suffix below it (e.g. .jsonl). Put one there")
+    if faults:
+        raise SourceError("\n".join(faults))
+    return sorted(found)
+
+
+def _enter(folder: Path, seen: set[tuple[int, int]], allowed: Sequence[Path], faults: list[str]) -> bool:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return False
+    seen.add((status.st_dev, status.st_ino))
+    try:
+        _require_allowed(folder, folder.resolve(strict=True), allowed)
+    except SourceError as err:
+        faults.append(str(err))
+        return False
+    return True

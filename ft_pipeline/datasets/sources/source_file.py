@@ -1,0 +1,53 @@
+"""A file of a data set, as it lies on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_pipeline.datasets.sources.suffixes import split_suffix
+from ft_pipeline.fingerprint import fingerprint
+
+TRAINING_SET = "train"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a data set.
+
+    Attributes:
+        set: `train`, or the name of a test set.
+        path: Where its bytes lie, links resolved; for a URL the fetched copy.
+        name: Its path relative to the project, or its URL without credentials, as shown to people. It ends in the
+            suffix that says what the file holds (`suffixes.split_suffix`); `path` need not.
+        sha256: Hash of its bytes as they lie (compressed ones of a compressed file), in hex.
+        format: Name of the rows' format, or `auto`.
+        columns: The data's name of a column by the format's.
+    """
+
+    set: str
+    path: Path
+    name: str
+    sha256: str
+    size_bytes: int
+    format: str
+    columns: Mapping[str, str]
+
+    @property
+    def layout(self) -> str:
+        """Hash of how it is read: the same bytes may be read otherwise in another set or under another recipe."""
+        kind, _ = split_suffix(self.name)
+        return fingerprint({"kind": kind, "format": self.format, "columns": dict(self.columns)})
+
+    @property
+    def kind(self) -> str:
+        """What the file holds, decompressed: `jsonl`, `json`, `csv` or `parquet`."""
+        return split_suffix(self.name)[0]
+
+
+def shown(text: str) -> str:
+    """The text on one line: characters that do not print, and backslashes, are written as Python's escapes."""
+    return "".join(
+        char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode() for char in text
+    )
