@@ -103,12 +103,12 @@ def explain(figures: DataFigures) -> str:
     """Where every row went, in one sentence."""
     counts = figures.statistics
     sentence = (
-        f"Of {_rows(counts.rows)} that came in, {figures.kept - counts.fixed:,} were kept as they are, "
-        f"{counts.fixed:,} were fixed and kept, {counts.quarantined:,} are in quarantine and "
-        f"{counts.duplicates:,} were left out because they repeat another."
+        f"{_rows(counts.rows)} came in: {figures.kept - counts.fixed:,} kept as they are, "
+        f"{counts.fixed:,} fixed and kept, {counts.quarantined:,} in quarantine and "
+        f"{counts.duplicates:,} left out for repeating another."
     )
     if figures.unaccounted > 0:
-        return f"{sentence} {_rows(figures.unaccounted)} cannot be found: this is a bug; report it."
+        return f"{sentence} {_rows(figures.unaccounted)} missing: this is a bug; report it."
     if figures.unaccounted < 0:
         return f"{sentence} That is {_rows(-figures.unaccounted)} more than came in: this is a bug; report it."
     return sentence
@@ -130,13 +130,15 @@ def find_weak_points(figures: DataFigures) -> list[str]:
         )
     if counts.truncated_rows:
         points.append(
-            f"{_rows(counts.truncated_rows)} were cut to the longest that is allowed. What was cut off is not learned; "
+            f"Cut to the longest that is allowed: {_rows(counts.truncated_rows)}. What was cut off is not learned; "
             "raise dataset.max_row_tokens where it matters."
         )
+    if unlearned := sum(int(lengths.learned.counts[:1].sum()) for lengths in figures.sets.values()):
+        points.append(f"Nothing to learn in {_rows(unlearned)}: the answer is empty, or was cut off.")
     if figures.drift and (moved := figures.drift.rows.moved_to_training):
         points.append(
-            f"{_rows(moved)} were held out before and are trained on now. An older model's score on them "
-            "cannot be compared; keep dataset.split_salt and dataset.held_out_share."
+            f"Held out before and trained on now: {_rows(moved)}. Scores of an older model cannot be compared with "
+            "new ones; keep dataset.split_salt and dataset.held_out_share."
         )
     return points + _find_thin_sources(figures)
 
@@ -165,12 +167,12 @@ def _find_thin_sources(figures: DataFigures) -> list[str]:
         counts = source.counts
         if counts.rows and counts.quarantined / counts.rows > _MANY_LOST:
             points.append(
-                f"{counts.file}: {counts.quarantined:,} of {_rows(counts.rows)} are in quarantine. "
+                f"{counts.file}: {counts.quarantined:,} of {_rows(counts.rows)} in quarantine. "
                 f"It was read as {counts.format}; set dataset.format if that is wrong."
             )
         if source.in_pool and source.training_rows and not source.held_out_rows:
             rows = _rows(source.training_rows)
-            points.append(f"{counts.file}: none of its {rows} is held out, so no score covers it.")
+            points.append(f"{counts.file}: nothing of it is held out ({rows}), so no score covers it.")
     return points
 
 

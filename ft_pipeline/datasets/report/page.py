@@ -19,7 +19,7 @@ _MOST_STRETCHES, _MOST_TURNS = 60, 20
 _TITLES = {
     "near": "Nearly the same",
     "exact": "Exactly the same",
-    "leaked": "Asked by a test set",
+    "leaked": "Leaked from what the model is tested on",
 }
 
 

@@ -11,7 +11,7 @@ from ft_pipeline.datasets.report.request import HELD_OUT, TRAINING_SET
 from ft_pipeline.datasets.report.tally import Tally, merge
 from ft_pipeline.plots import ACCENT, INK, WIDTH_INCHES, dress
 
-_BINS = 40
+_BINS, _LEAST_BINS = 40, 5
 _SECOND = "#c98a1b"
 _GREY = "#8591a5"
 
@@ -63,7 +63,7 @@ def plot_lengths(tallies: dict[str, tuple[Tally, str]], label: str) -> Any:
     axes.set_xlabel(f"{label}{note}", color=INK, fontsize=9.5)
     axes.set_ylabel("share of rows (%)", color=INK, fontsize=9.5)
     if shown:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
@@ -73,5 +73,8 @@ def _choose_edges(tallies: list[Tally]) -> tuple[Any, int]:
     usual = max((tally.quantile(0.995) or 0 for tally in tallies), default=0)
     high = longest if longest <= 2 * usual else usual
     low = min((int(np.flatnonzero(tally.counts)[0]) for tally in tallies), default=0)
-    width = max(1, -(-(high - low + 1) // _BINS))
+    spread = max(high - low + 1, _LEAST_BINS)
+    low = max(0, low - (spread - (high - low + 1)) // 2)
+    width = -(-spread // _BINS)
+    high = max(high, low + spread - 1)
     return np.arange(low, high + width + 1, width) - 0.5, longest

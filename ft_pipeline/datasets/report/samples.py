@@ -76,10 +76,14 @@ class Sample:
 def choose_samples(folder: Path, end_of_turn_id: int | None) -> list[Sample]:
     """The training rows with the smallest keys. Keys are hashes: as good as drawn by lot, and always the same."""
     scan = pl.scan_parquet(folder / TRAIN_FILE)
-    keys = scan.select("key").bottom_k(COUNT, by="key").collect(engine="streaming")["key"].to_list()
-    columns = ("key", "source_file", "source_line", "messages", "extra", "input_ids", "labels")
-    rows = scan.filter(pl.col("key").is_in(keys)).select(columns).head(COUNT).collect(engine="streaming")
-    return [_to_sample(row, end_of_turn_id) for row in rows.sort("key").iter_rows(named=True)]
+    numbers = scan.select("key").with_row_index("row").bottom_k(COUNT, by=["key", "row"]).collect(engine="streaming")
+    columns = ("source_file", "source_line", "messages", "extra", "input_ids", "labels")
+    # A slice at a time: a filter would read all ids to find five rows of them.
+    frames = [
+        scan.select(columns).slice(row, 1).collect(engine="streaming")
+        for row in numbers.sort("key", "row")["row"].to_list()
+    ]
+    return [_to_sample(frame.row(0, named=True), end_of_turn_id) for frame in frames]
 
 
 def _to_sample(row: dict[str, Any], end_of_turn_id: int | None) -> Sample:

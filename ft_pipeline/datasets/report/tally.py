@@ -48,7 +48,7 @@ class Tally:
         """The smallest number that at least this share of them does not exceed; None if there are none."""
         if not self.total:
             return None
-        return int(np.searchsorted(np.cumsum(self.counts), math.ceil(share * self.total), side="left"))
+        return int(np.searchsorted(np.cumsum(self.counts), max(1, math.ceil(share * self.total)), side="left"))
 
 
 def merge(tallies: list[Tally]) -> Tally:
