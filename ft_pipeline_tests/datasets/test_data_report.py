@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +9,12 @@ import numpy as np
 import pytest
 
 from ft_pipeline.datasets.report.plots import plot_lengths
-from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.report.tally import Tally, measure_js_divergence, measure_ks_distance
-from ft_pipeline.datasets.report.write import write_report
 from ft_pipeline.errors import DatasetError
-from ft_pipeline.summary import Summary
 from ft_pipeline_tests.datasets.validated_folder import Folder, chat, make_row, quarantined, repeat, text
+from ft_pipeline_tests.datasets.written_report import Report
 
 HOSTILE = "<script>alert(1)</script> ]]> \"quoted\" 'too' </pre><s> {{ 7 * 7 }} & \u202e \x00"
-
-
-class Recorder:
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.infos.append(message)
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def progress(self, done: int, total: int, **_figures: float) -> None:
-        raise AssertionError(f"the report has no progress, got {done}/{total}")
-
-
-class Page(HTMLParser):
-    """Tags, links and visible text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: set[str] = set()
-        self.outside: list[str] = []
-        self._texts: list[str] = []
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self._texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.outside += [f"{name}={value}" for name, value in attrs if name in {"src", "href"} or name.startswith("on")]
-
-    def handle_data(self, data: str) -> None:
-        self._texts.append(data)
-
-
-class Report:
-    """A report that was written, and all that was said."""
-
-    def __init__(self, folder: Path, validated: Path, previous: Path | None = None) -> None:
-        folder.mkdir()
-        self.folder, self.recorder = folder, Recorder()
-        request = DataReportRequest(validated=validated, previous=previous, recipe_name="tiny", out_dir=folder)
-        self.summary: Summary = write_report(
-            DataReportRequest.model_validate_json(request.model_dump_json()), self.recorder
-        )
-        self.page = Page(folder / "data_report.html")
-        self.json: dict[str, Any] = json.loads((folder / "data_report.json").read_text(), parse_constant=pytest.fail)
 
 
 def many(count: int, **other: Any) -> list[dict[str, Any]]:

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
-from ft_pipeline.datasets.report.request import (
-    EVALUATION_FILE,
-    HELD_OUT,
-    POOL,
-    TRAIN_FILE,
-    TRAINING_SET,
-    SourceStatistics,
-    Statistics,
-)
+from ft_pipeline.datasets.report.request import POOL, SourceStatistics, Statistics
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import EVALUATION_FILE, HELD_OUT, TRAIN_FILE
 
 
 @dataclass(frozen=True)

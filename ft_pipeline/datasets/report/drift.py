@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ft_pipeline.datasets.report.lengths import SetLengths, iter_batches, pool, read_lengths
-from ft_pipeline.datasets.report.request import EVALUATION_FILE, HELD_OUT, POOL, TRAIN_FILE, TRAINING_SET
+from ft_pipeline.datasets.report.request import POOL
 from ft_pipeline.datasets.report.tally import Tally, measure_js_divergence, measure_ks_distance, rank_changes
 from ft_pipeline.datasets.report.words import Shift, WordChange, compare_words
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import EVALUATION_FILE, HELD_OUT, TRAIN_FILE
 
 _TOP = 10
 _Keys = npt.NDArray[np.bytes_]

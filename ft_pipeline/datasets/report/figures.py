@@ -9,15 +9,10 @@ from ft_pipeline.datasets.report.drift import Drift, measure_drift
 from ft_pipeline.datasets.report.findings import Finding, find_marked, find_quarantined
 from ft_pipeline.datasets.report.lengths import SetLengths, read_lengths
 from ft_pipeline.datasets.report.repeats import Repeats, find_repeats
-from ft_pipeline.datasets.report.request import (
-    HELD_OUT,
-    POOL,
-    TRAINING_SET,
-    DataReportRequest,
-    Statistics,
-    read_statistics,
-)
+from ft_pipeline.datasets.report.request import POOL, DataReportRequest, Statistics, read_statistics
 from ft_pipeline.datasets.report.samples import Sample, choose_samples
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import HELD_OUT
 
 # The default of dataset.max_quarantined_share, above which the pipeline stops.
 _HIGH_QUARANTINE = 0.05

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE
-from ft_pipeline.datasets.report.request import EVALUATION_FILE, QUARANTINE_FILE, TRAIN_FILE
+from ft_pipeline.datasets.validated import EVALUATION_FILE, QUARANTINE_FILE, TRAIN_FILE
 
 _EXAMPLES = 3
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ft_pipeline.datasets.report.request import EVALUATION_FILE, POOL, TRAIN_FILE
+from ft_pipeline.datasets.report.request import POOL
 from ft_pipeline.datasets.report.tally import Tally, merge
+from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE
 
 _MASKED = -100
 # Rows of up to 32k tokens stay within some hundred megabytes.

@@ -8,8 +8,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ft_pipeline.datasets.report.figures import DataFigures, explain, find_weak_points
-from ft_pipeline.datasets.report.request import HELD_OUT, POOL, TRAINING_SET
+from ft_pipeline.datasets.report.request import POOL
 from ft_pipeline.datasets.report.samples import Sample, Stretch
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import HELD_OUT
 from ft_pipeline.evaluation.text_marks import mark_differences, show_text
 from ft_pipeline.report_page import make_environment
 

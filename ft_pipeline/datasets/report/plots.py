@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ft_pipeline.datasets.report.figures import DataFigures
-from ft_pipeline.datasets.report.request import HELD_OUT, TRAINING_SET
 from ft_pipeline.datasets.report.tally import Tally, merge
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import HELD_OUT
 from ft_pipeline.plots import ACCENT, INK, WIDTH_INCHES, dress
 
 _BINS, _LEAST_BINS = 40, 5

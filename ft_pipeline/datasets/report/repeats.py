@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from ft_pipeline.datasets.report.findings import place, read_messages, write_out
-from ft_pipeline.datasets.report.request import DUPLICATES_FILE, EVALUATION_FILE, TRAIN_FILE
+from ft_pipeline.datasets.validated import DUPLICATES_FILE, EVALUATION_FILE, TRAIN_FILE
 
 KINDS = ("exact", "near", "leaked")
 _CLUSTERS, _REPEATS_SHOWN = 5, 3

@@ -1,4 +1,4 @@
-"""What the data report is asked, and the files of a validated folder that it reads."""
+"""What the data report is asked, and the counts of a validated folder that it reads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import HELD_OUT, STATISTICS_FILE
 from ft_pipeline.errors import DatasetError
 
-TRAIN_FILE, EVALUATION_FILE = "train.parquet", "evaluation.parquet"
-QUARANTINE_FILE, DUPLICATES_FILE, STATISTICS_FILE = "quarantine.parquet", "duplicates.parquet", "statistics.json"
-TRAINING_SET, HELD_OUT = "train", "held_out"
 # The sets that come from the recipe's sources; the others are its test sets.
 POOL = (TRAINING_SET, HELD_OUT)
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE
 from ft_pipeline.datasets.report.findings import place
-from ft_pipeline.datasets.report.request import TRAIN_FILE
+from ft_pipeline.datasets.validated import TRAIN_FILE
 
 COUNT = 5
 _MASKED = -100

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ft_pipeline.datasets.report.request import TRAIN_FILE
+from ft_pipeline.datasets.validated import TRAIN_FILE
 
 SAMPLE_ROWS = 5000
 _MESSAGES, _CHARS, _WORD_CHARS = 32, 4000, 40

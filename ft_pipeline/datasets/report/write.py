@@ -14,7 +14,9 @@ from ft_pipeline.datasets.report.document import (
 from ft_pipeline.datasets.report.figures import DataFigures, collect_figures, explain, find_weak_points
 from ft_pipeline.datasets.report.page import write_html
 from ft_pipeline.datasets.report.plots import plot_all
-from ft_pipeline.datasets.report.request import HELD_OUT, TRAINING_SET, DataReportRequest
+from ft_pipeline.datasets.report.request import DataReportRequest
+from ft_pipeline.datasets.sources import TRAINING_SET
+from ft_pipeline.datasets.validated import HELD_OUT
 from ft_pipeline.plots import save_png, to_inline_svg
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Scalar, Summary
