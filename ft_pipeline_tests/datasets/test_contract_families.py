@@ -33,7 +33,7 @@ CONVERSATIONS: dict[str, Conversation] = {
 }
 QWEN_CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call><|im_end|>'
 MISTRAL_CALL = (
-    '[TOOL_CALLS] [{"function": {"arguments": {"city": "Paris"}, "name": "get_weather"}, "type": "function"}]</s>'
+    '[TOOL_CALLS] [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}]</s>'
 )
 
 
