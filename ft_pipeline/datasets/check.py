@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ft_pipeline.datasets.checked import CHECKED_SCHEMA
 from ft_pipeline.datasets.checks import CHECKS, choose_actions
 from ft_pipeline.datasets.checks.prose import find_other_languages, find_refusals
 from ft_pipeline.datasets.checks.text import TEXT_CHECKS, find_texts
+from ft_pipeline.datasets.columns import id_column, list_column
 from ft_pipeline.datasets.contract import IGNORED, TokenContract
 from ft_pipeline.datasets.conversation import Message, unpack
-from ft_pipeline.datasets.near_duplicates import BANDS, Shingler, band_keys
+from ft_pipeline.datasets.near_duplicates import BANDS, Shingler, band_keys, shingle_texts
 from ft_pipeline.datasets.parallel import without_cycle_search
 from ft_pipeline.datasets.readers.batch import MAX_SHOWN_CHARS, show_row
 from ft_pipeline.datasets.schema import find_breaches, row_schema, state_facts
@@ -102,7 +102,10 @@ def _check(frame: pl.DataFrame, settings: DatasetSection, base: Path | None) -> 
     findings = _Findings()
     turns = _to_turns(frame)
     turns, found = _look_at_texts(turns, actions, settings, findings)
-    _apply_schema(turns, found, frame.height, settings, findings)
+    if frame.height:
+        facts = state_facts(turns, found, frame.height)
+        for row, code in find_breaches(facts, row_schema(settings.max_message_chars)):
+            findings.breach(row, code, actions[code])
     mended = turns.group_by("row", maintain_order=True).agg(pl.struct("role", "content").alias("messages"))
     if frame.height:
         frame = frame.with_columns(mended["messages"])
@@ -172,17 +175,6 @@ def _count(rows: pl.Series, hits: Iterable[int]) -> dict[int, int]:
     return counts
 
 
-def _apply_schema(
-    turns: pl.DataFrame, found: dict[str, dict[int, int]], count: int, settings: DatasetSection, findings: _Findings
-) -> None:
-    if not count:
-        return
-    facts = state_facts(turns, found, count)
-    actions = choose_actions(settings.checks)
-    for row, code in find_breaches(facts, row_schema(settings.max_message_chars)):
-        findings.breach(row, code, actions[code])
-
-
 def _tokenize(
     conversations: Sequence[list[Message]],
     extras: Sequence[str | None],
@@ -229,9 +221,7 @@ def _hash(turns: pl.DataFrame, frame: pl.DataFrame, settings: DatasetSection) ->
     ]
     bands: Any = [None] * frame.height
     if settings.near_duplicates.enabled and frame.height:
-        said = turns.group_by("row", maintain_order=True).agg(pl.col("content").str.join("\n"))["content"]
-        shingler = Shingler(settings.near_duplicates.shingle_words)
-        bands = band_keys(said.str.replace_all("\0", " ", literal=True).to_list(), shingler)
+        bands = band_keys(shingle_texts(frame["messages"]), Shingler(settings.near_duplicates.shingle_words))
     return pl.DataFrame(
         [
             pl.Series("key", keys, pl.Binary),
@@ -258,13 +248,13 @@ def _state(
     return pl.DataFrame(
         [
             pl.Series("column", [0] * len(conversations), pl.Int64),
-            _lists("reasons", findings.reasons, len(conversations)),
+            list_column("reasons", findings.reasons, len(conversations)),
             pl.Series("detail", ["; ".join(findings.details.get(row, [])) for row in numbers], pl.String),
             pl.Series("text", shown, pl.String),
-            _lists("fixes", findings.fixes, len(conversations)),
-            _lists("warnings", findings.warnings, len(conversations)),
-            _ids("input_ids", [row.ids if row else None for row in kept]),
-            _ids("labels", [row.labels if row else None for row in kept]),
+            list_column("fixes", findings.fixes, len(conversations)),
+            list_column("warnings", findings.warnings, len(conversations)),
+            id_column("input_ids", [row.ids if row else None for row in kept]),
+            id_column("labels", [row.labels if row else None for row in kept]),
             pl.Series("learned", [np.count_nonzero(row.labels != IGNORED) if row else 0 for row in kept], pl.UInt32),
             pl.Series("truncated", [row is not None and row.truncated for row in kept], pl.Boolean),
         ]
@@ -276,31 +266,5 @@ def _show(messages: list[Message], extra: str | None) -> str:
     return show_row({"messages": turns} | ({"tools": tools} if tools else {}))[:MAX_SHOWN_CHARS]
 
 
-def _lists(name: str, codes: dict[int, list[str]], count: int) -> pl.Series:
-    """A column of lists, most of them empty: made from its flat values, which is ten times as fast as from lists."""
-    lengths = np.zeros(count + 1, np.int32)
-    for row, found in codes.items():
-        lengths[row + 1] = len(found)
-    flat = pa.array([code for row in sorted(codes) for code in codes[row]], pa.string())
-    lists = pa.ListArray.from_arrays(pa.array(np.cumsum(lengths, dtype=np.int32)), flat)
-    return pl.Series(name, pl.from_arrow(lists), pl.List(pl.String))
-
-
-def _ids(name: str, rows: Sequence[NDArray[np.int32] | None]) -> pl.Series:
-    """A column of ids; null where there are none."""
-    there = [row for row in rows if row is not None]
-    if not there:
-        return pl.Series(name, [None] * len(rows), pl.List(pl.Int32))
-    offsets = np.cumsum([0, *(0 if row is None else len(row) for row in rows)], dtype=np.int32)
-    missing = pa.array([row is None for row in rows], pa.bool_())
-    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(there)), mask=missing)
-    return pl.Series(name, pl.from_arrow(lists), pl.List(pl.Int32))
-
-
 def _in_batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     yield from (rows[at : at + size] for at in range(0, len(rows), size))
-
-
-def shingle_text(messages: Sequence[Message]) -> str:
-    """What near duplicates are told by: all that is said."""
-    return "\n".join(message["content"] for message in messages).replace("\0", " ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 BANDS, BAND_ROWS = 8, 3
@@ -30,6 +31,12 @@ _LOW_BYTE = np.uint64(255)
 _SHIFT_HIGH, _SHIFT_LOW = np.uint64(32), np.uint64(29)
 # Rows in a step, at most 256: the scratch space, 8 bytes for a byte of text, should stay inside the processor's cache.
 _STEP_ROWS = 256
+
+
+def shingle_texts(messages: pl.Series) -> list[str]:
+    """What rows are told apart by: all that is said, from a column of messages."""
+    said = messages.list.eval(pl.element().struct.field("content")).list.join("\n")
+    return said.str.replace_all("\0", " ", literal=True).to_list()
 
 
 class Shingler:

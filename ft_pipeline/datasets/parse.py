@@ -24,7 +24,6 @@ from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
 from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile
 from ft_pipeline.datasets.sources.open import open_source
-from ft_pipeline.datasets.sources.suffixes import split_suffix
 from ft_pipeline.errors import DatasetError, SourceError
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.processes.reporter import Reporter
@@ -83,7 +82,6 @@ def parse_sources(request: ParseRequest, reporter: Reporter) -> Summary:
 
 
 def _parse(source: SourceFile, request: ParseRequest) -> tuple[Part, bool]:
-    kind, _ = split_suffix(source.name)
     key = fingerprint({"sha256": source.sha256, "layout": source.layout, "code": _VERSION})
     folder = request.out_dir / PARTS / key
     if folder.exists():  # the same bytes in another file
@@ -91,15 +89,15 @@ def _parse(source: SourceFile, request: ParseRequest) -> tuple[Part, bool]:
     if found := take_over(PARTS, key, request.earlier, folder):
         return found, True
     folder.mkdir(parents=True)
-    return finish_part(folder, _parse_file(source, kind, folder)), False
+    return finish_part(folder, _parse_file(source, folder)), False
 
 
-def _parse_file(source: SourceFile, kind: str, folder: Path) -> dict[str, Any]:
+def _parse_file(source: SourceFile, folder: Path) -> dict[str, Any]:
     rows = faults = 0
     layout: Layout | None = None
     try:
-        with _open_whole(source, kind) as stream:
-            batches = READERS[kind](stream, source.name)
+        with _open_whole(source) as stream:
+            batches = READERS[source.kind](stream, source.name)
             head, batches = _look_ahead(batches)
             if head is not None:
                 layout = choose_layout(source.name, head, source.format, source.columns)
@@ -187,10 +185,10 @@ def _look_ahead(batches: Iterator[Batch]) -> tuple[list[Any] | None, Iterator[Ba
 
 
 @contextmanager
-def _open_whole(source: SourceFile, kind: str) -> Iterator[BinaryIO]:
+def _open_whole(source: SourceFile) -> Iterator[BinaryIO]:
     """The decompressed bytes; of Parquet, which is not read from front to back, as a file that can be sought in."""
     with open_source(source.path, source.name) as stream:
-        if kind != "parquet" or stream.seekable():
+        if source.kind != "parquet" or stream.seekable():
             yield stream
             return
         with tempfile.TemporaryFile() as file:

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ft_pipeline.datasets.check import CheckPiece, check_chunk, open_contract, shingle_text
+from ft_pipeline.datasets.check import CheckPiece, check_chunk, open_contract
 from ft_pipeline.datasets.checked import CHECKED, NARROW
 from ft_pipeline.datasets.duplicates import find_repeats
+from ft_pipeline.datasets.near_duplicates import shingle_texts
 from ft_pipeline.datasets.parallel import count_workers, map_in_order
 from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
 from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
@@ -132,6 +133,6 @@ class _TextReader:
         for chunk in np.unique(self._chunk[order]):
             wanted = order[self._chunk[order] == chunk]
             messages = pl.read_parquet(self._chunks[chunk].path, columns=["messages"])["messages"]
-            texts = map(shingle_text, messages.gather(self._row[wanted]).to_list())
+            texts = shingle_texts(messages.gather(self._row[wanted]))
             found |= dict(zip(wanted.tolist(), texts, strict=True))
         return found

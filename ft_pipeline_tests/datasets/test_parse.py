@@ -128,9 +128,9 @@ def test_only_new_files_are_parsed_again_and_the_bytes_are_those_from_scratch(
     parsed: list[str] = []
     parse_file = parse._parse_file
 
-    def note(source: SourceFile, kind: str, folder: Path) -> dict[str, Any]:
+    def note(source: SourceFile, folder: Path) -> dict[str, Any]:
         parsed.append(source.name)
-        return parse_file(source, kind, folder)
+        return parse_file(source, folder)
 
     monkeypatch.setattr(parse, "_parse_file", note)
     folder.parse("grown", earlier=["first"])

@@ -37,8 +37,7 @@ class SourceFile:
     @property
     def layout(self) -> str:
         """Hash of how it is read: the same bytes may be read otherwise in another set or under another recipe."""
-        kind, _ = split_suffix(self.name)
-        return fingerprint({"kind": kind, "format": self.format, "columns": dict(self.columns)})
+        return fingerprint({"kind": self.kind, "format": self.format, "columns": dict(self.columns)})
 
     @property
     def kind(self) -> str:
