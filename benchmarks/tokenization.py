@@ -33,6 +33,7 @@ import polars as pl
 
 from ft_pipeline.datasets.contract import TokenContract
 from ft_pipeline.datasets.conversation import Message
+from ft_pipeline.datasets.tokenizer import load_tokenizer
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -87,7 +88,7 @@ def main(data: Path | None, base: Path, rows: int, repeats: int, out: Path) -> N
     """Prepare the same rows by TRL and by the contract, compare the ids, time both, write."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     conversations = read_rows(data, rows) if data else generate_rows(rows)
-    contract = TokenContract(base, max_row_tokens=_MAX_ROW_TOKENS)
+    contract = TokenContract(load_tokenizer(base), max_row_tokens=_MAX_ROW_TOKENS)
     with (
         tempfile.TemporaryDirectory(prefix="ft_pipeline-benchmark-") as folder,
         ProcessPoolExecutor(_PROCESSES, get_context("spawn"), _start_worker, (base,)) as pool,
@@ -200,7 +201,7 @@ class TrlPreparation:
 def _start_worker(base: Path) -> None:
     global _contract  # noqa: PLW0603
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _contract = TokenContract(base, max_row_tokens=_MAX_ROW_TOKENS)
+    _contract = TokenContract(load_tokenizer(base), max_row_tokens=_MAX_ROW_TOKENS)
 
 
 def _tokenize(rows: list[Row]) -> pl.DataFrame:

@@ -1,19 +1,21 @@
-"""A chunk of checked rows: one for each row of the raw chunk, those that are out of it included."""
+"""A chunk of checked rows: one for each row of the raw chunk, in its order, those that are out included."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ft_pipeline.datasets.near_duplicates import BANDS
+from ft_pipeline.datasets.turns import MESSAGES
 
 CHECKED = "checked"
-MESSAGES = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "line": pl.Int64,
     "column": pl.Int64,  # 0 where no place in the line is meant
-    "messages": MESSAGES,  # as mended; null if the row is no conversation
-    "extra": pl.String,
-    "group": pl.String,
+    "mended": MESSAGES,  # null where the raw chunk's messages stay as they are
     "reasons": pl.List(pl.String),  # why the row is out; empty if it is not
     "detail": pl.String,
     "text": pl.String,  # of a row that is out: what stands in the file, cut
@@ -31,3 +33,23 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 CHECKED_SCHEMA = pl.Schema(_COLUMNS)
 # All that finding duplicates needs of a row.
 NARROW = ("line", "reasons", "key", "prompt", "position", "bands")
+
+
+def read_rows(raw: Path, checked: Path) -> pl.DataFrame:
+    """The checked rows with what the raw chunk knows of them: messages (as mended), extra, group."""
+    rows = pl.read_parquet(checked)
+    known = pl.read_parquet(raw, columns=["messages", "extra", "group"])
+    messages = take_mended(rows["mended"], known["messages"])
+    return rows.with_columns(messages.alias("messages"), known["extra"], known["group"]).drop("mended")
+
+
+def read_messages(raw: Path, checked: Path, numbers: NDArray[np.int64]) -> pl.Series:
+    """The messages of some rows, as mended."""
+    mended = pl.read_parquet(checked, columns=["mended"])["mended"]
+    messages = pl.read_parquet(raw, columns=["messages"])["messages"]
+    return take_mended(mended.gather(numbers), messages.gather(numbers))
+
+
+def take_mended(mended: pl.Series, messages: pl.Series) -> pl.Series:
+    """Messages as mended where they were."""
+    return messages if mended.null_count() == len(mended) else pl.select(pl.coalesce(mended, messages)).to_series()

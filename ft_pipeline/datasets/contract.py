@@ -10,16 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE, Message, unpack
 from ft_pipeline.datasets.rendering import ChatRenderer, RenderedTurn, TemplateRefusal
 from ft_pipeline.datasets.token_prefix import BatchEncoder
+from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.errors import BaseModelError
 
 # What torch.nn.CrossEntropyLoss leaves out.
 IGNORED = -100
+_NO_IDS: NDArray[np.int32] = np.empty(0, np.int32)
 _PROBE = "sentinel"
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 # The Rust tokenizer's encodings are many times their ids: some rows at a time.
@@ -34,19 +38,16 @@ class TokenizedRow:
     Attributes:
         input_ids: Shape (tokens,); empty where the template refuses the row.
         labels: Shape (tokens,): the id where the loss is taken, -100 elsewhere.
+        completion_tokens: Number of ids that the loss sees.
         faults: Reason code and detail of each breach; none in a row that may be trained on.
         truncated: The ids were cut to the longest row allowed.
     """
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    completion_tokens: int
     faults: tuple[Fault, ...]
     truncated: bool = False
-
-    @property
-    def completion_tokens(self) -> int:
-        """Number of ids that the loss sees."""
-        return len(self.labels) - self.labels.count(IGNORED)
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class TokenContract:
     """Renders and tokenizes rows as the trainer will see them.
 
     Args:
-        base: Folder of the base model.
+        tokenizer: Of the base model.
         loss_on: Which of the assistant's turns are learned.
         max_row_tokens: Longer rows are `too_many_tokens`.
         truncate: Cut them instead.
@@ -77,35 +78,32 @@ class TokenContract:
         expected_bos: How many BOS a row has, 0 or 1.
 
     Raises:
-        BaseModelError: no tokenizer, or a template without an end-of-turn token.
+        BaseModelError: a template without an end-of-turn token.
     """
 
     def __init__(
         self,
-        base: Path,
+        tokenizer: Tokenizer,
         *,
         loss_on: Literal["last_answer", "all_answers"] = "last_answer",
         max_row_tokens: int,
         truncate: bool = False,
     ) -> None:
-        self._base = base
+        self._tokenizer = tokenizer
         self._loss_on = loss_on
         self._max_row_tokens = max_row_tokens
         self._truncate = truncate
-        self._tokenizer = _load_tokenizer(base)
-        self._encoder = BatchEncoder(self._tokenizer)
-        bos_id, eos_id = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        self._bos_id = -1 if bos_id is None else int(bos_id)
-        self._eos = [] if eos_id is None else [int(eos_id)]
-        self._adds_bos = bos_id is not None and self._tokenizer(_PROBE)["input_ids"][:1] == [bos_id]
-        self._renderer = ChatRenderer(self._tokenizer) if self._tokenizer.chat_template else None
+        self._encoder = BatchEncoder(tokenizer)
+        self._bos_id = -1 if tokenizer.bos_id is None else tokenizer.bos_id
+        self._eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        self._renderer = ChatRenderer(tokenizer) if tokenizer.templates else None
         probe = self._encode_probe()
         self.end_of_turn_id = self._find_end_of_turn(probe) if probe else None
-        self._end_of_turn = str(self._tokenizer.convert_ids_to_tokens(self.end_of_turn_id)) if probe else ""
+        self._end_of_turn = "" if self.end_of_turn_id is None else tokenizer.spell(self.end_of_turn_id)
         # Of some bases BOS is also what begins or ends a turn: then only the first ids tell.
         self._bos_has_other_uses = probe.count(self._bos_id) > 1 or self._bos_id in [*self._eos, self.end_of_turn_id]
-        self.expected_bos = min(self._count_bos(probe), 1) if probe else int(self._adds_bos)
-        self._bos_of_text = int(self._adds_bos) if self._bos_has_other_uses else self.expected_bos
+        self.expected_bos = min(self._count_bos(probe), 1) if probe else int(tokenizer.adds_bos)
+        self._bos_of_text = int(tokenizer.adds_bos) if self._bos_has_other_uses else self.expected_bos
 
     def tokenize(self, rows: Sequence[tuple[Sequence[Message], str | None]]) -> list[TokenizedRow]:
         """Ids, mask and breaches of each row, given as its messages and its `extra`.
@@ -142,8 +140,8 @@ class TokenContract:
     def _render(self, draft: _Draft, messages: list[dict[str, Any]], tools: list[Any] | None) -> None:
         if self._renderer is None:
             raise BaseModelError(
-                f"a base model must have a chat template; {self._base} has none in tokenizer_config.json or "
-                "chat_template.jinja. Use an instruct model, or add the template that your runtime will use."
+                f"a base model must have a chat template; {self._tokenizer.source} has none in tokenizer_config.json "
+                "or chat_template.jinja. Use an instruct model, or add the template that your runtime will use."
             )
         draft.text = self._renderer.render_whole(messages, tools)
         answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
@@ -155,22 +153,22 @@ class TokenContract:
 
     def _finish(self, draft: _Draft, ids: list[int], ends: list[int | None]) -> TokenizedRow:
         if draft.is_refused:
-            return TokenizedRow([], [], tuple(draft.faults))
+            return TokenizedRow(_NO_IDS, _NO_IDS, 0, tuple(draft.faults))
         if draft.is_text:
-            bos = [self._bos_id] * self._bos_of_text
-            ids = [*ids, *self._eos]
-            return self._check(draft, bos + ids, [IGNORED] * len(bos) + ids, self._bos_of_text)
+            ids = [self._bos_id] * self._bos_of_text + ids + self._eos
+            return self._check(draft, ids, [slice(self._bos_of_text, len(ids))], self._bos_of_text)
         # A template that leaves BOS to the tokenizer gets it here; one that writes it must not get a second.
-        bos = [self._bos_id] if self._adds_bos and ids[:1] != [self._bos_id] else []
+        if self._tokenizer.adds_bos and ids[:1] != [self._bos_id]:
+            ids = [self._bos_id, *ids]
+            ends = [None if end is None else end + 1 for end in ends]
         found = iter(ends)
-        labels, end = [IGNORED] * len(ids), len(ids)
+        learned, end = [], len(ids)
         for turn in draft.turns:
             span = self._find_span(draft, turn, ids, next(found) if turn.begins_text else None)
             if span is not None:
-                labels[span] = ids[span]
+                learned.append(span)
                 end = span.stop if turn.is_last else end
-        labels = [IGNORED] * len(bos) + labels[:end]
-        return self._check(draft, bos + ids[:end], labels, self.expected_bos)
+        return self._check(draft, ids[:end], learned, self.expected_bos)
 
     def _find_span(self, draft: _Draft, turn: RenderedTurn, ids: list[int], start: int | None) -> slice | None:
         """Which ids of a turn are learned; None of an earlier one that is not as the model would write it."""
@@ -179,7 +177,9 @@ class TokenContract:
             draft.faults.append(("template_prefix", detail))
         if start is None and turn.is_last:
             # What TRL learns of such a row: all from where prompt and conversation part.
-            start = _count_common(self._encoder.encode([turn.prompt])[0], ids)
+            prompt = self._encoder.encode([turn.prompt])[0]
+            bos = [self._bos_id] if self._tokenizer.adds_bos and prompt[:1] != [self._bos_id] else []
+            start = _count_common(bos + prompt, ids)
         if start is None or (turn.breach and not turn.is_last):
             return None
         place = _index(ids, self.end_of_turn_id, start, from_end=turn.is_last) if turn.is_ended else None
@@ -189,20 +189,25 @@ class TokenContract:
             return slice(start, len(ids)) if turn.is_last else None
         return slice(start, place + 1)
 
-    def _check(self, draft: _Draft, ids: list[int], labels: list[int], expected_bos: int) -> TokenizedRow:
+    def _check(self, draft: _Draft, ids: list[int], learned: list[slice], expected_bos: int) -> TokenizedRow:
         faults = draft.faults
         if (count := self._count_bos(ids)) != expected_bos:
             faults.append(("bos_count", f"{count} BOS tokens where the base's rows have {expected_bos}"))
         truncated = False
         if len(ids) > self._max_row_tokens:
             if self._truncate:
-                ids, labels, truncated = ids[: self._max_row_tokens], labels[: self._max_row_tokens], True
+                ids, truncated = ids[: self._max_row_tokens], True
             else:
                 faults.append(("too_many_tokens", f"{len(ids)} tokens, more than {self._max_row_tokens}"))
-        if labels.count(IGNORED) == len(labels):
+        row = np.array(ids, np.int32)
+        labels = np.full(len(row), IGNORED, np.int32)
+        for span in learned:
+            labels[span] = row[span]
+        completion_tokens = sum(max(0, min(span.stop, len(row)) - span.start) for span in learned)
+        if not completion_tokens:
             cut = f" within the first {self._max_row_tokens}" if truncated else ""
             faults.append(("nothing_to_learn", f"no token{cut} is learned"))
-        return TokenizedRow(ids, labels, tuple(faults), truncated)
+        return TokenizedRow(row, labels, completion_tokens, tuple(faults), truncated)
 
     def _count_bos(self, ids: list[int]) -> int:
         if not self._bos_has_other_uses:
@@ -217,22 +222,22 @@ class TokenContract:
             (ids,) = self._encoder.encode([self._renderer.render(messages, None, open_turn=False)])
         except TemplateRefusal as err:
             raise BaseModelError(
-                f"a chat template must render a question and its answer; that of {self._base}: {err}"
+                f"a chat template must render a question and its answer; that of {self._tokenizer.source}: {err}"
             ) from err
-        return [self._bos_id, *ids] if self._adds_bos and ids[:1] != [self._bos_id] else ids
+        return [self._bos_id, *ids] if self._tokenizer.adds_bos and ids[:1] != [self._bos_id] else ids
 
     def _find_end_of_turn(self, ids: list[int]) -> int:
         """The first control token that the template writes after an answer."""
         decode = self._tokenizer.decode
         start = max((i for i in range(len(ids)) if _PROBE in decode(ids[i:])), default=len(ids))
         end = next((j for j in range(start, len(ids)) if _PROBE in decode(ids[start : j + 1])), len(ids)) + 1
-        tokens = self._tokenizer.added_tokens_decoder
+        tokens = self._tokenizer.added
         for token_id in ids[end:]:
             if token_id in tokens and tokens[token_id].special and not _BYTE_TOKEN.fullmatch(tokens[token_id].content):
                 return int(token_id)
         raise BaseModelError(
             "a chat template must end a turn with a special token, or the model never learns to stop; the template of "
-            f"{self._base} writes {decode(ids[end:])!r} after an answer. Fix the template."
+            f"{self._tokenizer.source} writes {decode(ids[end:])!r} after an answer. Fix the template."
         )
 
 
@@ -246,12 +251,3 @@ def _index(ids: list[int], token_id: int | None, start: int, *, from_end: bool) 
 def _count_common(left: list[int], right: list[int]) -> int:
     pairs = zip(left, right, strict=False)
     return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(left), len(right)))
-
-
-def _load_tokenizer(base: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as err:
-        raise BaseModelError(f"the tokenizer of {base} does not load: {err}") from err

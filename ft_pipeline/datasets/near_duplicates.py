@@ -33,9 +33,8 @@ _SHIFT_HIGH, _SHIFT_LOW = np.uint64(32), np.uint64(29)
 _STEP_ROWS = 256
 
 
-def shingle_texts(messages: pl.Series) -> list[str]:
-    """What rows are told apart by: all that is said, from a column of messages."""
-    said = messages.list.eval(pl.element().struct.field("content")).list.join("\n")
+def shingle_texts(said: pl.Series) -> list[str]:
+    """What rows are told apart by: all that is said in each, as `Shingler` takes it."""
     return said.str.replace_all("\0", " ", literal=True).to_list()
 
 

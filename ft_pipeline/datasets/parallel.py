@@ -6,15 +6,19 @@ import gc
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+_Argument = TypeVar("_Argument")
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 # A process takes seconds to start and import.
 _WORTH_BYTES = 48 << 20
+# There is a process for each core: threads of the libraries would only take turns with them.
+_ONE_THREAD = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_function: Callable[[Any], Any]
 
 
 def count_workers(size_bytes: int) -> int:
@@ -38,19 +42,18 @@ def map_in_order(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
     """Results in the order of the pieces; no more pieces are in memory than two a process.
 
     Args:
-        function: Known by its module and name, so that a fresh interpreter finds it.
+        function: Goes to each process once, so it may hold what all pieces share.
         pieces: What it is called with.
         workers: Number of processes; with one, all is done in this one.
     """
     if workers <= 1:
         yield from map(function, pieces)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting: deque[Future[_Result]] = deque()
+    waiting: deque[Future[_Result]] = deque()
+    with _start_pool(workers, function) as pool:
         try:
             for piece in pieces:
-                waiting.append(pool.submit(function, piece))
+                waiting.append(pool.submit(_call, piece))
                 if len(waiting) >= 2 * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -58,3 +61,40 @@ def map_in_order(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def call_apart(function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
+    """The result of a function in a process of its own, which takes the libraries that it loads with it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, argument).result()
+
+
+def _start_pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_keep, initargs=(function,))
+    with _environment(_ONE_THREAD):  # which processes read when they start
+        pool.submit(os.getpid)
+    return pool
+
+
+def _keep(function: Callable[[Any], Any]) -> None:
+    global _function  # noqa: PLW0603
+    _function = function
+
+
+def _call(piece: Any) -> Any:
+    return _function(piece)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ft_pipeline.datasets.conversation import Conversation, RowFault
 from ft_pipeline.datasets.formats.detect import SAMPLE_ROWS, Layout, choose_layout
+from ft_pipeline.datasets.formats.plain_chat import MESSAGES
 from ft_pipeline.datasets.parallel import count_workers, map_in_order, without_cycle_search
 from ft_pipeline.datasets.parse_request import ParseRequest
-from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
+from ft_pipeline.datasets.parts import chunk_path, finish_part, read_part, take_over, write_chunk
 from ft_pipeline.datasets.raw import PARTS, RawDataset, RawSource, write_raw_dataset
 from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
@@ -32,12 +33,11 @@ from ft_pipeline.summary import Summary
 # A file whose first rows are all broken is looked into this far for one that shows its format.
 _MOST_BATCHES_AHEAD = 4
 # Raised when parsing changes what it makes of a file.
-_VERSION = 1
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_VERSION = 2
 RAW_SCHEMA = pa.schema(
     [
         ("line", pa.int64()),
-        ("messages", _MESSAGES),
+        ("messages", MESSAGES),
         ("extra", pa.string()),
         ("group", pa.string()),
         ("reason", pa.string()),  # of a row that is no conversation, with all that follows
@@ -55,6 +55,33 @@ class _Piece:
     path: Path
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    path: Path
+    sha256: str
+    rows: int
+    faults: int
+
+
+@dataclass
+class _Reading:
+    """A file that no earlier data set has parsed, and what is known of it so far."""
+
+    source: SourceFile
+    folder: Path
+    layout: Layout | None = None
+    chunks: list[_Chunk] = field(default_factory=list)
+
+    def finish(self) -> None:
+        facts = {
+            "rows": sum(chunk.rows for chunk in self.chunks),
+            "faults": sum(chunk.faults for chunk in self.chunks),
+            "format": self.layout.format if self.layout else "none",
+            "seen": self.layout.seen if self.layout else "it has no rows",
+        }
+        finish_part(self.folder, {chunk.path.name: chunk.sha256 for chunk in self.chunks}, facts)
+
+
 def parse_sources(request: ParseRequest, reporter: Reporter) -> Summary:
     """Parse what no earlier data set has parsed.
 
@@ -62,73 +89,85 @@ def parse_sources(request: ParseRequest, reporter: Reporter) -> Summary:
         SourceError: a file cannot be read, or no format fits it; all faults are named.
         DatasetError: the training sources hold no row.
     """
-    faults: list[str] = []
-    sources: list[RawSource] = []
-    taken = 0
-    for source in request.sources:
-        try:
-            part, was_there = _parse(source, request)
-        except SourceError as err:
-            faults.append(str(err))
-            continue
-        taken += was_there
-        sources.append(RawSource(set=source.set, file=source.name, sha256=source.sha256, part=part.folder.name,
-                                 size_bytes=source.size_bytes, **part.facts))  # fmt: skip
-    if faults:
-        raise SourceError("\n".join(["the recipe's data sources cannot be used:", *faults]))
+    keys = [
+        fingerprint({"sha256": source.sha256, "layout": source.layout, "code": _VERSION}) for source in request.sources
+    ]
+    readings: dict[Path, _Reading] = {}
+    for source, key in zip(request.sources, keys, strict=True):
+        folder = request.out_dir / PARTS / key
+        # There may be the same bytes in two files.
+        if not folder.exists() and take_over(PARTS, key, request.earlier, folder) is None:
+            folder.mkdir(parents=True)
+            readings[folder] = _Reading(source, folder)
+    _parse_files(readings)
+    sources = [
+        RawSource(set=source.set, file=source.name, sha256=source.sha256, part=key, size_bytes=source.size_bytes,
+                  **read_part(request.out_dir / PARTS / key).facts)
+        for source, key in zip(request.sources, keys, strict=True)
+    ]  # fmt: skip
     write_raw_dataset(request.out_dir, RawDataset(sources=tuple(sources)))
-    reporter.info(f"{len(sources)} files: {len(sources) - taken} parsed, {taken} known from an earlier data set")
+    taken = len(sources) - len(readings)
+    reporter.info(f"{len(sources)} files: {len(readings)} parsed, {taken} known from an earlier data set")
     return _summarize(sources)
 
 
-def _parse(source: SourceFile, request: ParseRequest) -> tuple[Part, bool]:
-    key = fingerprint({"sha256": source.sha256, "layout": source.layout, "code": _VERSION})
-    folder = request.out_dir / PARTS / key
-    if folder.exists():  # the same bytes in another file
-        return read_part(folder), True
-    if found := take_over(PARTS, key, request.earlier, folder):
-        return found, True
-    folder.mkdir(parents=True)
-    return finish_part(folder, _parse_file(source, folder)), False
+def _parse_files(readings: Mapping[Path, _Reading]) -> None:
+    errors: list[str] = []
+    workers = count_workers(sum(reading.source.size_bytes for reading in readings.values()))
+    for chunk in map_in_order(parse_batch, _cut(readings.values(), errors), workers):
+        readings[chunk.path.parent].chunks.append(chunk)
+    if errors:
+        raise SourceError("\n".join(["the recipe's data sources cannot be used:", *errors]))
+    for reading in readings.values():
+        reading.finish()
 
 
-def _parse_file(source: SourceFile, folder: Path) -> dict[str, Any]:
-    rows = faults = 0
-    layout: Layout | None = None
-    try:
-        with _open_whole(source) as stream:
-            batches = READERS[source.kind](stream, source.name)
-            head, batches = _look_ahead(batches)
-            if head is not None:
-                layout = choose_layout(source.name, head, source.format, source.columns)
-                pieces = (_Piece(batch, layout, chunk_path(folder, i)) for i, batch in enumerate(batches))
-                for counted in map_in_order(parse_batch, pieces, count_workers(source.size_bytes)):
-                    rows, faults = rows + counted[0], faults + counted[1]
-    except OSError as err:
-        raise SourceError(f"{source.name}: cannot be read: {err.strerror or err}") from err
+def _cut(readings: Iterable[_Reading], errors: list[str]) -> Iterator[_Piece]:
+    """The pieces of all files; what is wrong with a whole file is noted."""
+    for reading in readings:
+        try:
+            yield from _cut_file(reading)
+        except SourceError as err:
+            errors.append(str(err))
+        except OSError as err:
+            errors.append(f"{reading.source.name}: cannot be read: {err.strerror or err}")
+
+
+def _cut_file(reading: _Reading) -> Iterator[_Piece]:
+    source = reading.source
+    with _open_whole(source) as stream:
+        head, batches = _look_ahead(READERS[source.kind](stream, source.name))
+        if head is not None:
+            layout = reading.layout = choose_layout(source.name, head, source.format, source.columns)
+            for number, batch in enumerate(batches):
+                yield _Piece(batch, layout, chunk_path(reading.folder, number))
     if hash_file(source.path) != source.sha256:
         raise SourceError(f"{source.name}: changed while it was read. Run again when it is whole.")
-    return {
-        "rows": rows,
-        "faults": faults,
-        "format": layout.format if layout else "none",
-        "seen": layout.seen if layout else "it has no rows",
-    }
 
 
-def parse_batch(piece: _Piece) -> tuple[int, int]:
-    """Write the rows of a batch as one chunk.
-
-    Returns:
-        How many rows there are, and how many of them are no conversation.
-    """
+def parse_batch(piece: _Piece) -> _Chunk:
+    """Write the rows of a batch as one chunk."""
+    batch = piece.batch
+    messages = None if batch.records else piece.layout.read_plain(batch.lines)
+    if messages is not None:
+        table = _to_plain_table(messages, batch.first_line)
+        return _Chunk(piece.path, write_chunk(table, piece.path), len(messages), 0)
     rows: list[tuple[int, Conversation | None, str | None, RowFault | None, str | None]] = []
     with without_cycle_search():
-        for record in piece.batch.decode():
+        for record in batch.decode():
             conversation, group, fault = _read_row(record, piece.layout)
             rows.append((record.line, conversation, group, fault, record.show() if fault else None))
-    pq.write_table(_to_table(rows), piece.path, compression="zstd", compression_level=1)
-    return len(rows), sum(row[1] is None for row in rows)
+    faults = sum(row[1] is None for row in rows)
+    return _Chunk(piece.path, write_chunk(_to_table(rows), piece.path), len(rows), faults)
+
+
+def _to_plain_table(messages: pa.ListArray, first_line: int) -> pa.Table:
+    lines = np.arange(first_line, first_line + len(messages))
+    known = {"line": pa.array(lines), "messages": messages}
+    columns = [
+        known[field.name] if field.name in known else pa.nulls(len(messages), field.type) for field in RAW_SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=RAW_SCHEMA)
 
 
 def _read_row(record: Record, layout: Layout) -> tuple[Conversation | None, str | None, RowFault | None]:
@@ -157,7 +196,7 @@ def _to_table(rows: Sequence[tuple[int, Conversation | None, str | None, RowFaul
     faults = [row[3] for row in rows]
     columns = [
         pa.array([row[0] for row in rows], pa.int64()),
-        messages.cast(_MESSAGES),
+        messages.cast(MESSAGES),
         pa.array([row[1].extra if row[1] else None for row in rows], pa.string()),
         pa.array([row[2] for row in rows], pa.string()),
         pa.array([fault.code if fault else None for fault in faults], pa.string()),

@@ -9,6 +9,7 @@ what would be made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ft_pipeline.fingerprint import hash_file
 
@@ -37,10 +41,24 @@ def chunk_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.parquet"
 
 
-def finish_part(folder: Path, facts: Mapping[str, Any]) -> Part:
-    """Write down what is known of a part whose chunks are all there."""
-    chunks = {path.name: hash_file(path) for path in sorted(folder.glob("*.parquet"))}
-    (folder / _INDEX).write_text(json.dumps({"chunks": chunks, "facts": facts}, sort_keys=True), encoding="utf-8")
+def write_chunk(table: pa.Table, path: Path) -> str:
+    """Write a chunk, and return its SHA-256 in hex."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
+    content = sink.getvalue()
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def finish_part(folder: Path, chunks: Mapping[str, str], facts: Mapping[str, Any]) -> Part:
+    """Write down what is known of a part whose chunks are all there.
+
+    Args:
+        chunks: SHA-256 of each, by its name.
+        facts: What its maker wants to know of it.
+    """
+    index = json.dumps({"chunks": dict(chunks), "facts": dict(facts)}, sort_keys=True)
+    (folder / _INDEX).write_text(index, encoding="utf-8")
     return read_part(folder)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.datasets.tokenizer import Tokenizer
+
 # What a template may raise on a row that it was not written for, besides Jinja's own errors.
 _TEMPLATE_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -44,7 +46,7 @@ class ChatRenderer:
         tokenizer: The base's tokenizer, with a chat template.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         from jinja2 import TemplateError
 
         self._tokenizer = tokenizer
@@ -67,6 +69,8 @@ class ChatRenderer:
             if tools or not text.isascii():
                 # JSON may spell half a surrogate pair, which is no text: one such row would fail its whole batch.
                 text.encode()
+        except TemplateRefusal:
+            raise
         except self._failures as err:
             raise TemplateRefusal(f"the chat template does not render it: {err}") from err
         return text
@@ -116,10 +120,13 @@ class ChatRenderer:
         return RenderedTurn(prompt, True, is_last, breach, is_ended=end >= 0)
 
     def _compile(self, tools: list[Any] | None) -> tuple[Any, dict[str, Any]]:
+        # This module of the library alone does not import torch.
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
-        template = _compile_jinja_template(self._tokenizer.get_chat_template(None, tools))
-        variables = {**template.globals, **self._tokenizer.special_tokens_map, "documents": None}
+        if (written := self._tokenizer.templates.get(bool(tools))) is None:
+            raise TemplateRefusal(f"the base has no chat template for rows {'with' if tools else 'without'} tools")
+        template = _compile_jinja_template(written)
+        variables = {**template.globals, **self._tokenizer.special, "documents": None}
         self._templates[bool(tools)] = template, variables
         return template, variables
 

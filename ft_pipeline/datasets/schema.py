@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandera.errors
 import pandera.polars as pa
 import polars as pl
@@ -16,6 +17,7 @@ import polars as pl
 from ft_pipeline.datasets.checks import CHECKS
 from ft_pipeline.datasets.checks.text import TEXT_CHECKS
 from ft_pipeline.datasets.conversation import ROLES, TEXT_ROLE
+from ft_pipeline.datasets.turns import Turns
 
 _ANSWER = "assistant(,(tool,)+assistant)*"
 _ORDER = rf"^(?:{TEXT_ROLE}|(?:system,)?user,{_ANSWER}(?:,user,{_ANSWER})*)$"
@@ -63,29 +65,27 @@ def find_breaches(facts: pl.DataFrame, schema: pa.DataFrameSchema) -> list[tuple
     return []
 
 
-def state_facts(turns: pl.DataFrame, found: Mapping[str, Mapping[int, int]], count: int) -> pl.DataFrame:
+def state_facts(turns: Turns, found: Mapping[str, Mapping[int, int]]) -> pl.DataFrame:
     """One row of facts for each conversation.
 
     Args:
-        turns: All turns of a chunk: row (position of the conversation), role, content, may_be_empty.
+        turns: All turns of a chunk.
         found: By reason code, how many texts of a conversation break a check.
-        count: Number of conversations.
     """
-    is_empty = pl.col("content").str.strip_chars() == ""
-    facts = turns.group_by("row", maintain_order=True).agg(
-        pl.col("role").str.join(",").alias("roles"),
-        (is_empty & ~pl.col("may_be_empty")).sum().cast(pl.UInt32).alias("empty_turns"),
-        pl.col("content").str.len_chars().max().cast(pl.UInt32).alias("longest_chars"),
-    )
-    columns = []
+    frame, starts = turns.frame, turns.starts[:-1]
+    is_empty = frame.select((pl.col("content").str.strip_chars() == "") & ~pl.col("may_be_empty")).to_series()
+    chars = frame["content"].str.len_chars().to_numpy()
+    columns = [
+        turns.join(frame["role"], ",").alias("roles"),
+        pl.Series("empty_turns", np.add.reduceat(is_empty.to_numpy().astype(np.uint32), starts).astype(np.uint32)),
+        pl.Series("longest_chars", np.maximum.reduceat(chars, starts).astype(np.uint32)),
+    ]
     for code, counts in found.items():
-        if not counts:
-            continue
-        values = [0] * count
-        for row, texts in counts.items():
-            values[row] = texts
-        columns.append(pl.Series(code, values, pl.UInt32))
-    return facts.with_columns(columns)
+        if counts:
+            values = np.zeros(len(starts), np.uint32)
+            values[list(counts)] = list(counts.values())
+            columns.append(pl.Series(code, values))
+    return pl.DataFrame(columns)
 
 
 def _check(code: str, holds: pl.Expr) -> pa.Check:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Iterable
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
+
+from ft_pipeline.datasets.turns import Turns
 
 # What `str.split` takes for white space, in ASCII; a single blank stays as it is.
 _BLANKS = r"[ \t\n\r\x0b\x0c\x1c-\x1f]{2,}|[\t\n\r\x0b\x0c\x1c-\x1f]"
@@ -27,41 +32,39 @@ def normalize_all(texts: pl.Series) -> pl.Series:
     return lowered.scatter(others, pl.Series([normalize(text) for text in texts.gather(others)], dtype=pl.String))
 
 
-def split_hash(prompt: str, salt: str) -> tuple[int, float]:
-    """Of a prompt a hash of 8 bytes, and where it falls in [0, 1), uniformly over prompts.
+def split_hashes(prompts: Iterable[str], salt: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    """Of each prompt a hash of 8 bytes, and where it falls in [0, 1), uniformly over prompts.
 
     Below the held-out share it is held out.
 
     Args:
-        prompt: A normalized prompt, or a group with a mark before it.
+        prompts: Normalized prompts, or groups with a mark before them.
         salt: The recipe's `split_salt`.
     """
-    digest = hashlib.sha256(f"{salt}\x00{prompt}".encode()).digest()
-    return int.from_bytes(digest[6:14], "little"), int.from_bytes(digest[:6], "big") / 2**48
+    digests = b"".join(hashlib.sha256(f"{salt}\x00{prompt}".encode()).digest() for prompt in prompts)
+    table = np.frombuffer(digests, np.uint8).reshape(-1, 32)
+    keys = np.ascontiguousarray(table[:, 6:14]).view("<u8").ravel()
+    return keys, table[:, :6].astype(np.float64) @ (256.0 ** np.arange(5, -1, -1)) / 2**48
 
 
-def conversation_key(text: str, extra: str | None = None) -> bytes:
-    """Hash of 16 bytes by which exact duplicates are found.
+def conversation_keys(texts: Iterable[str], extras: Iterable[str | None]) -> list[bytes]:
+    """Hashes of 16 bytes by which exact duplicates are found.
 
     Args:
-        text: All roles and normalized contents, with marks between them.
-        extra: What templates see beside the messages.
+        texts: All roles and normalized contents of each, with marks between them.
+        extras: What templates see beside the messages.
     """
-    return hashlib.blake2b(f"{text}\x01{extra}".encode() if extra else text.encode(), digest_size=16).digest()
+    return [
+        hashlib.blake2b(f"{text}\x01{extra}".encode() if extra else text.encode(), digest_size=16).digest()
+        for text, extra in zip(texts, extras, strict=True)
+    ]
 
 
-def describe_rows(turns: pl.DataFrame) -> pl.DataFrame:
+def describe_rows(turns: Turns) -> pl.DataFrame:
     """Of each conversation its whole text and its prompt, normalized, as `text` and `prompt`.
 
     The prompt is the first user turn; of plain text, the document.
-
-    Args:
-        turns: All turns of some conversations: row, role, content.
     """
-    turns = turns.select("row", "role", normalize_all(turns["content"]).alias("content"))
-    texts = turns.group_by("row", maintain_order=True).agg(
-        (pl.col("role") + "\x00" + pl.col("content")).str.join("\x01").alias("text"),
-        pl.col("content").filter(pl.col("role") == "user").first().alias("asked"),
-        pl.col("content").first().alias("first"),
-    )
-    return texts.select("row", "text", pl.coalesce("asked", "first").alias("prompt"))
+    contents = normalize_all(turns.frame["content"])
+    asked = turns.first((turns.frame["role"] == "user").to_numpy())
+    return pl.DataFrame([turns.transcribe(contents).alias("text"), contents.gather(asked).alias("prompt")])

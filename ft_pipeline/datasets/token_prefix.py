@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ft_pipeline.datasets.tokenizer import Tokenizer
+
 # Headers of turns repeat from row to row; whole prompts do not.
 _CACHED_CHARS = 64
 _MOST_CACHED = 4096
@@ -13,23 +15,19 @@ _Anchor = tuple[int, str]
 
 
 class BatchEncoder:
-    """The base's tokenizer, without the tokens that it would add by itself.
+    """Encodes texts, and knows which tokens cut them.
 
     Args:
-        tokenizer: The base's tokenizer. One that is not in Rust is slow, and right.
+        tokenizer: The base's tokenizer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend is not None:
-            self._backend.no_truncation()
-            self._backend.no_padding()
-        tokens = tokenizer.added_tokens_decoder
-        self._ids = {token.content: int(token_id) for token_id, token in tokens.items() if token.content}
+        tokens = tokenizer.added
+        self._ids = {token.content: token_id for token_id, token in tokens.items() if token.content}
         # The model itself falls back to the unknown token: it need not be where the text says so.
         self._anchors = set(self._ids) - {tokenizer.unk_token}
-        is_plain = self._backend is not None and all(map(self._is_plain, tokens.values()))
+        is_plain = tokenizer.is_rust and all(map(self._is_plain, tokens.values()))
         self._added = match_longest(self._ids) if is_plain and self._ids else None
         special = [token for token in tokens.values() if token.special and token.content]
         self._special_ids = {self._ids[token.content] for token in special if token.content in self._anchors}
@@ -39,12 +37,7 @@ class BatchEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
-        if not texts:
-            return []
-        if self._backend is None:
-            ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-            return ids
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return self._tokenizer.encode(texts)
 
     def find_control_token(self, text: str) -> str | None:
         """The first text in `text` that the tokenizer reads as a special token; None where there is none."""
@@ -55,7 +48,7 @@ class BatchEncoder:
             return found.group() if found else None
         # Special tokens that match in normalized text, or only as whole words: the tokenizer alone knows.
         special = next((token_id for token_id in self.encode([text])[0] if token_id in self._special_ids), None)
-        return None if special is None else str(self._tokenizer.convert_ids_to_tokens(special))
+        return None if special is None else self._tokenizer.spell(special)
 
     def find_prompt_ends(self, rows: Sequence[tuple[str, list[int], Sequence[int]]]) -> list[list[int | None]]:
         """How many ids each prompt has that begins a row.
@@ -112,7 +105,8 @@ class BatchEncoder:
 
     def _is_plain(self, token: Any) -> bool:
         """Found wherever its characters stand, whatever is around them."""
-        is_normalized = token.normalized and (self._backend is None or self._backend.normalizer is not None)
+        engine = self._tokenizer.engine
+        is_normalized = token.normalized and (not self._tokenizer.is_rust or engine.normalizer is not None)
         return not (is_normalized or token.lstrip or token.rstrip or token.single_word)
 
 

@@ -7,22 +7,25 @@ then the files are written, chunk after chunk. What is in memory grows with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ft_pipeline.datasets.check import CheckPiece, check_chunk, open_contract
-from ft_pipeline.datasets.checked import CHECKED, NARROW
+from ft_pipeline.datasets.check import CheckPiece, ChunkChecker
+from ft_pipeline.datasets.checked import CHECKED, NARROW, read_messages, read_rows
 from ft_pipeline.datasets.duplicates import find_repeats
 from ft_pipeline.datasets.near_duplicates import shingle_texts
-from ft_pipeline.datasets.parallel import count_workers, map_in_order
+from ft_pipeline.datasets.parallel import call_apart, count_workers, map_in_order
 from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
 from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.tally import Tally
+from ft_pipeline.datasets.tokenizer import Tokenizer, load_tokenizer
 from ft_pipeline.datasets.validated import HELD_OUT, ValidateRequest
 from ft_pipeline.datasets.writer import Chunk, DatasetWriter
 from ft_pipeline.fingerprint import fingerprint
@@ -31,7 +34,7 @@ from ft_pipeline.recipe import DatasetSection
 from ft_pipeline.summary import Summary
 
 # Raised when checking changes what it makes of a row.
-_VERSION = 1
+_VERSION = 2
 # What changes a checked row; the rest of the section is about all rows together.
 _ROW_SETTINGS = {
     "split_salt",
@@ -52,11 +55,11 @@ def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
         DatasetError: no row is left to train on, or none is held out, or a row is not accounted for.
     """
     sources = read_raw_dataset(request.raw).sources
-    parts = [_check_part(source, request, reporter) for source in sources]
+    parts, checker = _check_parts(sources, request, reporter)
     chunks = [
-        Chunk(source.set, source.file, path)
+        Chunk(source.set, source.file, raw, checked)
         for source, part in zip(sources, parts, strict=True)
-        for path in part.chunks
+        for raw, checked in zip(read_part(request.raw / PARTS / source.part).chunks, part.chunks, strict=True)
     ]
     rows = _read_narrow(chunks, request.settings)
     repeats = find_repeats(rows, request.settings.near_duplicates, _TextReader(chunks, rows))
@@ -65,7 +68,7 @@ def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
         for chunk, frame in zip(chunks, _read_ahead(chunks), strict=True):
             writer.write(chunk, frame)
     tally.require_all(sum(source.rows for source in sources))
-    contract = request.base and open_contract(request.base, request.settings)
+    contract = checker.contract
     tally.write(request.out_dir, contract.end_of_turn_id if contract else None)
     reporter.info(tally.sentence)
     return tally.summarize(
@@ -73,24 +76,50 @@ def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
     )
 
 
-def _check_part(source: RawSource, request: ValidateRequest, reporter: Reporter) -> Part:
+def _check_parts(
+    sources: Sequence[RawSource], request: ValidateRequest, reporter: Reporter
+) -> tuple[list[Part], ChunkChecker]:
+    """The checked part of each source: an earlier data set's, or a new one."""
     settings = request.settings.model_dump(include=_ROW_SETTINGS)
-    key = fingerprint({"raw": source.part, "settings": settings, "base": request.base_identity, "code": _VERSION})
-    folder = request.out_dir / CHECKED / key
-    if folder.exists():
-        return read_part(folder)  # the same rows in another set
-    if found := take_over(CHECKED, key, request.earlier, folder):
-        return found
-    folder.mkdir(parents=True)
-    raw = read_part(request.raw / PARTS / source.part)
+    folders: list[Path] = []
+    missing: dict[Path, RawSource] = {}
+    for source in sources:
+        key = fingerprint({"raw": source.part, "settings": settings, "base": request.base_identity, "code": _VERSION})
+        folder = request.out_dir / CHECKED / key
+        folders.append(folder)
+        # There may be the same rows in two sets.
+        if not folder.exists() and take_over(CHECKED, key, request.earlier, folder) is None:
+            folder.mkdir(parents=True)
+            missing[folder] = source
+    workers = count_workers(sum(source.size_bytes for source in missing.values()))
+    checker = ChunkChecker(request.settings, _load_tokenizer(request.base, workers))
+    _check_all(missing, request.raw, checker, workers, reporter)
+    return [read_part(folder) for folder in folders], checker
+
+
+def _load_tokenizer(base: Path | None, workers: int) -> Tokenizer | None:
+    if base is None:
+        return None
+    # Where much memory will be needed, the libraries that load it must not keep theirs.
+    return load_tokenizer(base) if workers == 1 else call_apart(load_tokenizer, base)
+
+
+def _check_all(
+    missing: Mapping[Path, RawSource], raw: Path, checker: ChunkChecker, workers: int, reporter: Reporter
+) -> None:
     pieces = (
-        CheckPiece(path, chunk_path(folder, i), request.settings, request.base) for i, path in enumerate(raw.chunks)
+        CheckPiece(path, chunk_path(folder, i))
+        for folder, source in missing.items()
+        for i, path in enumerate(read_part(raw / PARTS / source.part).chunks)
     )
-    done = 0
-    for count in map_in_order(check_chunk, pieces, count_workers(source.size_bytes)):
-        done += count
-        reporter.progress(done, source.rows)
-    return finish_part(folder, {"rows": done})
+    hashes: dict[Path, dict[str, str]] = {folder: {} for folder in missing}
+    done, total = 0, sum(source.rows for source in missing.values())
+    for chunk in map_in_order(checker, pieces, workers):
+        hashes[chunk.path.parent][chunk.path.name] = chunk.sha256
+        done += chunk.rows
+        reporter.progress(done, total)
+    for folder, source in missing.items():
+        finish_part(folder, hashes[folder], {"rows": source.rows})
 
 
 def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFrame:
@@ -98,7 +127,7 @@ def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFr
     names = pl.Enum(sorted({TRAINING_SET, HELD_OUT, *(chunk.set for chunk in chunks)}))
     frames = []
     for number, chunk in enumerate(chunks):
-        frame = pl.read_parquet(chunk.path, columns=list(NARROW)).with_row_index("row")
+        frame = pl.read_parquet(chunk.checked, columns=list(NARROW)).with_row_index("row")
         frame = frame.filter(pl.col("reasons").list.len() == 0).drop("reasons")
         frames.append(
             frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
@@ -111,11 +140,11 @@ def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFr
 def _read_ahead(chunks: Sequence[Chunk]) -> Iterator[pl.DataFrame]:
     """Whole chunks, the next one read while one is worked on."""
     with ThreadPoolExecutor(1) as reader:
-        waiting = [reader.submit(pl.read_parquet, chunk.path) for chunk in chunks[:1]]
-        for chunk in chunks[1:]:
-            following = reader.submit(pl.read_parquet, chunk.path)
-            yield waiting.pop().result()
-            waiting.append(following)
+        waiting: deque[Future[pl.DataFrame]] = deque()
+        for chunk in chunks:
+            waiting.append(reader.submit(read_rows, chunk.raw, chunk.checked))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
 
 
@@ -132,7 +161,9 @@ class _TextReader:
         order = numbers[np.argsort(self._chunk[numbers], kind="stable")]
         for chunk in np.unique(self._chunk[order]):
             wanted = order[self._chunk[order] == chunk]
-            messages = pl.read_parquet(self._chunks[chunk].path, columns=["messages"])["messages"]
-            texts = shingle_texts(messages.gather(self._row[wanted]))
+            paths = self._chunks[chunk]
+            messages = read_messages(paths.raw, paths.checked, self._row[wanted])
+            said = messages.list.eval(pl.element().struct.field("content")).list.join("\n")
+            texts = shingle_texts(said)
             found |= dict(zip(wanted.tolist(), texts, strict=True))
         return found

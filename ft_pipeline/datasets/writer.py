@@ -11,11 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ft_pipeline.datasets.checked import MESSAGES
 from ft_pipeline.datasets.duplicates import KEPT, Repeats
 from ft_pipeline.datasets.readers.batch import MAX_SHOWN_CHARS
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.tally import Tally
+from ft_pipeline.datasets.turns import MESSAGES
 from ft_pipeline.datasets.validated import DUPLICATES_FILE, EVALUATION_FILE, QUARANTINE_FILE, TRAIN_FILE
 
 _ORIGIN = {"set": pl.String, "source_file": pl.String, "source_line": pl.Int64}
@@ -43,11 +43,12 @@ _FILES = {TRAIN_FILE: _ROWS, EVALUATION_FILE: _ROWS, QUARANTINE_FILE: _QUARANTIN
 
 @dataclass(frozen=True)
 class Chunk:
-    """A checked chunk: its set (before the split), its source file and where it lies."""
+    """A chunk of rows: its set (before the split), its source file and where its raw and checked rows lie."""
 
     set: str
     file: str
-    path: Path
+    raw: Path
+    checked: Path
 
 
 class DatasetWriter:

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from ft_pipeline.datasets import parallel, parse
-from ft_pipeline.datasets.sources import SourceFile
 from ft_pipeline.errors import DatasetError, SourceError
 from ft_pipeline_tests.datasets.data_folder import DataFolder, good, turns
 
@@ -126,13 +125,13 @@ def test_only_new_files_are_parsed_again_and_the_bytes_are_those_from_scratch(
     folder.write("b.jsonl", [good(i) for i in range(5, 9)] + ["broken"])
     folder.parse("scratch")
     parsed: list[str] = []
-    parse_file = parse._parse_file
+    cut_file = parse._cut_file
 
-    def note(source: SourceFile, folder: Path) -> dict[str, Any]:
-        parsed.append(source.name)
-        return parse_file(source, folder)
+    def note(reading: Any) -> Any:
+        parsed.append(reading.source.name)
+        return cut_file(reading)
 
-    monkeypatch.setattr(parse, "_parse_file", note)
+    monkeypatch.setattr(parse, "_cut_file", note)
     folder.parse("grown", earlier=["first"])
     assert parsed == ["data/b.jsonl"]
     assert _bytes(folder.root / "grown") == _bytes(folder.root / "scratch")
@@ -142,7 +141,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(folder: DataFolder, mo
     path = folder.write("a.jsonl", [good(i) for i in range(5)])
     batches = parse.parse_batch
 
-    def edit(piece: Any) -> tuple[int, int]:
+    def edit(piece: Any) -> Any:
         path.write_text(good(7))
         return batches(piece)
 

