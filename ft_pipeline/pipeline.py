@@ -23,7 +23,8 @@ from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, Validate
 from ft_pipeline.errors import ArtifactError, DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
 from ft_pipeline.finetuning.trainer import HISTORY_FILE, TrainRequest
-from ft_pipeline.lineage import ASSETS, Lineage
+from ft_pipeline.fingerprint import fingerprint
+from ft_pipeline.lineage import ASSETS, Lineage, describe_maker
 from ft_pipeline.merging.merge import MergeRequest
 from ft_pipeline.processes.launcher import run_stage
 from ft_pipeline.processes.reporter import Reporter
@@ -78,7 +79,12 @@ class Pipeline:
         return self._build_in_process(
             "ft_pipeline.datasets.parse:parse_sources",
             self._lineage.raw_dataset,
-            lambda draft: ParseRequest(sources=sources, earlier=self._earlier("raw_dataset"), out_dir=draft),
+            lambda draft: ParseRequest(
+                sources=sources,
+                earlier=self._earlier("raw_dataset"),
+                maker=fingerprint(describe_maker("raw_dataset")),
+                out_dir=draft,
+            ),
         )
 
     def validated_dataset(self) -> Artifact:
@@ -91,6 +97,7 @@ class Pipeline:
                 raw=raw.path,
                 base=self._base.path,
                 base_identity=self._base.identity,
+                maker=fingerprint(describe_maker("validated_dataset")),
                 settings=self._recipe.dataset,
                 earlier=self._earlier("validated_dataset"),
                 out_dir=draft,

@@ -6,16 +6,22 @@ planned, or belongs to the Dagster resources. Units are in the names. `recipe_fi
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ft_pipeline.datasets.checks import Action, find_faults
+from ft_pipeline.datasets.checks.languages import find_language_fault
+from ft_pipeline.datasets.formats import FORMATS, find_column_faults
 from ft_pipeline.quantization.types import check_types
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
-FormatName = Literal["auto", "chat_messages", "sharegpt", "alpaca", "prompt_completion", "text"]
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    # No list of its own, which would lack the next format.
+    FormatName = Literal["auto", *FORMATS]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -23,6 +29,12 @@ class Section(BaseModel):
     """A part of the recipe: frozen, and a field that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _check_columns(columns: dict[str, str]) -> dict[str, str]:
+    if faults := find_column_faults(columns):
+        raise ValueError(" ".join(faults))
+    return columns
 
 
 class BaseModelSection(Section):
@@ -49,6 +61,11 @@ class SourceSection(Section):
     )
     subset: str | None = Field(None, description="Configuration of a data set of the Hub.")
     split: str = Field("train", description="Split of a data set of the Hub.")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str] | None) -> dict[str, str] | None:
+        return None if columns is None else _check_columns(columns)
 
 
 class NearDuplicatesSection(Section):
@@ -80,10 +97,12 @@ class DatasetSection(Section):
     held_out_share: float = Field(0.1, gt=0, lt=1, description="Share of prompts kept for evaluation.")
     split_salt: str = Field("ft_pipeline", description="Changes which prompts are held out.")
     max_quarantined_share: Share = Field(0.05, description="Above it, the run stops.")
-    max_row_tokens: int = Field(2048, ge=8, description="Longer rows are too_many_tokens; its fix cuts them.")
-    max_message_chars: int = Field(200_000, ge=1, description="Messages of more characters go to quarantine.")
+    max_row_tokens: int = Field(
+        2048, ge=8, description="Longer rows are too_many_tokens; its fix cuts their end, end-of-turn token included."
+    )
+    max_message_chars: int = Field(200_000, ge=1, description="Longer messages are message_too_long.")
     language: str | None = Field(
-        None, pattern="^[a-z]{2,3}$", description="ISO 639 code; other rows break the contract."
+        None, description="ISO 639 code, as fastText's lid.176 has it; a turn in another breaks the contract."
     )
     loss_on: Literal["last_answer", "all_answers"] = Field(
         "last_answer", description="Which of the assistant's turns are learned."
@@ -93,12 +112,24 @@ class DatasetSection(Section):
         default_factory=dict, description="What a breach leads to, by reason code, where it is not the default."
     )
 
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        return _check_columns(columns)
+
     @field_validator("checks")
     @classmethod
     def _known_checks(cls, checks: dict[str, Action]) -> dict[str, Action]:
         if faults := find_faults(checks):
             raise ValueError(" ".join(faults))
         return checks
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, language: str | None) -> str | None:
+        if language is not None and (fault := find_language_fault(language)):
+            raise ValueError(fault)
+        return language
 
     @field_validator("test_sets")
     @classmethod

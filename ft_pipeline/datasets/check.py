@@ -13,16 +13,18 @@ import polars as pl
 
 from ft_pipeline.datasets.checked import CHECKED_SCHEMA, take_mended
 from ft_pipeline.datasets.checks import choose_actions
+from ft_pipeline.datasets.checks.extra import describe_breach, find_in_extras
 from ft_pipeline.datasets.checks.prose import find_other_languages, find_refusals
-from ft_pipeline.datasets.checks.text import TEXT_CHECKS, find_texts
+from ft_pipeline.datasets.checks.text import TEXT_CHECKS, TextCheck, find_texts, mend_text
 from ft_pipeline.datasets.contract import TokenContract
 from ft_pipeline.datasets.conversation import Message, unpack
 from ft_pipeline.datasets.findings import Findings
-from ft_pipeline.datasets.near_duplicates import BANDS, Shingler, band_keys, shingle_texts
 from ft_pipeline.datasets.parallel import without_cycle_search
 from ft_pipeline.datasets.parts import write_chunk
 from ft_pipeline.datasets.readers.batch import MAX_SHOWN_CHARS, show_row
 from ft_pipeline.datasets.schema import find_breaches, row_schema, state_facts
+from ft_pipeline.datasets.shingles import Shingler, shingle_texts
+from ft_pipeline.datasets.signatures import SIGNATURE, sign
 from ft_pipeline.datasets.split import conversation_keys, describe_rows, split_hashes
 from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.datasets.turns import Turns
@@ -97,7 +99,8 @@ class ChunkChecker:
         if frame.is_empty():
             return pl.DataFrame(schema={"at": frame.schema["at"], **CHECKED_SCHEMA})
         findings = Findings()
-        turns, found = self._look_at_texts(Turns.read(frame), findings)
+        turns, found = self._look_at_texts(Turns.read(frame["messages"], frame["extra"]), findings)
+        self._look_at_extras(frame["extra"], found, findings)
         for row, code in find_breaches(state_facts(turns, found), self._schema):
             findings.breach(row, code, self._actions[code])
         mended = turns.pack(sorted(findings.fixes))
@@ -124,18 +127,25 @@ class ChunkChecker:
         for code, check in TEXT_CHECKS.items():
             if actions[code] == "off" or not (hits := find_texts(turns.frame, check, is_out)):
                 continue
-            if actions[code] == "fix" and check.mend:
-                turns = turns.replace(hits, [check.mend(text) for text in turns.frame["content"].gather(hits)])
-                for row in sorted({rows[hit] for hit in hits}):
+            if actions[code] == "fix":
+                turns, mended = _mend(turns, hits, check)
+                for row in sorted({rows[hit] for hit in mended}):
                     findings.fixes[row].append(code)
-            else:
-                found[code] = _count(rows, hits)
+                hits = [hit for hit in hits if hit not in mended]
+            found[code] = _count(rows, hits)
         if actions["refusal"] != "off":
             found["refusal"] = _count(rows, find_refusals(turns.frame))
         if language and actions["wrong_language"] != "off":
-            texts = turns.join(turns.frame["content"], "\n")
-            found["wrong_language"] = dict.fromkeys(find_other_languages(texts, language), 1)
+            found["wrong_language"] = _count(rows, find_other_languages(turns.frame, language))
         return turns, found
+
+    def _look_at_extras(self, extras: pl.Series, found: dict[str, dict[int, int]], findings: Findings) -> None:
+        """Note breaches in tools and tool calls, of conversations that have none of the kind in their messages."""
+        checks = {code: check for code, check in TEXT_CHECKS.items() if self._actions[code] != "off"}
+        for code, rows in find_in_extras(extras, checks).items():
+            for row in rows:
+                if row not in found.get(code, {}):
+                    findings.breach(row, code, self._actions[code], describe_breach(code))
 
     def _tokenize(self, contract: TokenContract, messages: pl.Series, extras: pl.Series, findings: Findings) -> None:
         """Tokens of the rows that have no breach so far."""
@@ -152,17 +162,27 @@ class ChunkChecker:
     def _hash(self, turns: Turns, frame: pl.DataFrame) -> list[pl.Series]:
         """What the passes over all rows go by."""
         described = describe_rows(turns)
-        asked = pl.coalesce(pl.lit("group\x00") + frame["group"], described["prompt"])
-        prompts, positions = split_hashes(pl.select(asked).to_series(), self._settings.split_salt)
-        bands: Any = [None] * frame.height
+        asked, context = described["asked"], described["context"]
+        sides = pl.select(pl.coalesce(pl.lit("group\x00") + frame["group"], asked)).to_series()
+        prompts, positions = split_hashes(sides, self._settings.split_salt)
+        if not (context == sides).all():
+            prompts, _ = split_hashes(context, self._settings.split_salt)
+        signatures: Any = [None] * frame.height
         if self._settings.near_duplicates.enabled:
-            bands = band_keys(shingle_texts(turns.join(turns.frame["content"], "\n")), self._shingler)
+            signatures = sign(shingle_texts(turns.say()), self._shingler)
         return [
             pl.Series("key", conversation_keys(described["text"], frame["extra"]), pl.Binary),
             pl.Series("prompt", prompts, pl.UInt64),
             pl.Series("position", positions, pl.Float64),
-            pl.Series("bands", bands, pl.Array(pl.UInt64, BANDS)),
+            pl.Series("signature", signatures, pl.Array(pl.UInt16, SIGNATURE)),
         ]
+
+
+def _mend(turns: Turns, hits: list[int], check: TextCheck) -> tuple[Turns, set[int]]:
+    """The turns with some contents mended, and the places of those where that was enough."""
+    texts = zip(hits, turns.frame["content"].gather(hits), strict=True)
+    mended = {hit: text for hit, before in texts if (text := mend_text(before, check)) is not None}
+    return (turns.replace(list(mended), list(mended.values())) if mended else turns), set(mended)
 
 
 def _count(rows: pl.Series, hits: Iterable[int]) -> dict[int, int]:

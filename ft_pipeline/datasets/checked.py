@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ft_pipeline.datasets.near_duplicates import BANDS
+from ft_pipeline.datasets.signatures import SIGNATURE
 from ft_pipeline.datasets.turns import MESSAGES
 
 CHECKED = "checked"
@@ -22,9 +22,9 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "fixes": pl.List(pl.String),
     "warnings": pl.List(pl.String),
     "key": pl.Binary,  # 16 bytes: equal for exact duplicates
-    "prompt": pl.UInt64,  # equal for equal prompts
+    "prompt": pl.UInt64,  # equal where all that is said before the answer is equal
     "position": pl.Float64,  # in [0, 1): below the held-out share it is held out
-    "bands": pl.Array(pl.UInt64, BANDS),  # rows that share one may be near duplicates
+    "signature": pl.Array(pl.UInt16, SIGNATURE),  # alike for near duplicates
     "input_ids": pl.List(pl.Int32),
     "labels": pl.List(pl.Int32),
     "learned": pl.UInt32,  # labels that are not masked
@@ -32,7 +32,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 CHECKED_SCHEMA = pl.Schema(_COLUMNS)
 # All that finding duplicates needs of a row.
-NARROW = ("line", "reasons", "key", "prompt", "position", "bands")
+NARROW = ("line", "reasons", "key", "prompt", "position", "signature")
 
 
 def read_rows(raw: Path, checked: Path) -> pl.DataFrame:

@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 ROLES = ("system", "user", "assistant", "tool")
 # The one turn of a row of plain text: no template, every token is learned.
 TEXT_ROLE = "text"
+# Whoever reads `extra` later may be deeper in calls of its own than who wrote it.
+_MAX_EXTRA_DEPTH = 100
 
 
 class Message(TypedDict):
@@ -51,13 +53,27 @@ class RowFault(ValueError):
 
 
 def pack_extra(tools: Sequence[Any] | None, turns: Mapping[int, Mapping[str, Any]]) -> str | None:
-    """The `extra` of a conversation; None where there is nothing to say."""
+    """The `extra` of a conversation; None where there is nothing to say.
+
+    Raises:
+        RowFault: `wrong_shape`: it holds what JSON does not, such as a time; `not_finite`: NaN or an infinity;
+            `too_deep`: it is nested in more than 100 levels.
+    """
     extra: dict[str, Any] = {}
     if tools:
         extra["tools"] = list(tools)
     if turns:
         extra["turns"] = {str(turn): dict(fields) for turn, fields in turns.items()}
-    return json.dumps(extra, ensure_ascii=False) if extra else None
+    if not extra:
+        return None
+    if _is_deeper(extra, _MAX_EXTRA_DEPTH):
+        raise RowFault("too_deep", f"tools and their calls must be nested in at most {_MAX_EXTRA_DEPTH} levels")
+    try:
+        return json.dumps(extra, ensure_ascii=False, allow_nan=False)
+    except TypeError as err:
+        raise RowFault("wrong_shape", f"tools and their calls must be JSON: {err}") from err
+    except ValueError as err:
+        raise RowFault("not_finite", f"tools and their calls must have the numbers of JSON: {err}") from err
 
 
 def unpack(messages: Sequence[Message], extra: str | None) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -73,3 +89,17 @@ def show_value(value: Any, limit: int = 60) -> str:
     """A value for an error's text, cut."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list | tuple)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list | tuple) for item in level)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ft_pipeline.datasets.near_duplicates import Shingler, cluster, find_candidates, jaccard
+from ft_pipeline.datasets.near_duplicates import find_nearest
+from ft_pipeline.datasets.set_join import TextsOf
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.validated import HELD_OUT
 from ft_pipeline.recipe import NearDuplicatesSection
 
-# Pairs whose texts are in memory at a time.
-_SLAB_PAIRS = 200_000
 KEPT, EXACT, NEAR, LEAKED = "", "exact", "near", "leaked"
 
 
@@ -34,9 +32,7 @@ class Repeats:
     similarity: NDArray[np.float64]
 
 
-def find_repeats(
-    rows: pl.DataFrame, settings: NearDuplicatesSection, texts_of: Callable[[NDArray[np.int64]], dict[int, str]]
-) -> Repeats:
+def find_repeats(rows: pl.DataFrame, settings: NearDuplicatesSection, texts_of: TextsOf) -> Repeats:
     """Find them all.
 
     - Of equal conversations in one set the first stays.
@@ -45,7 +41,7 @@ def find_repeats(
       keep what they hold.
 
     Args:
-        rows: The rows that keep the contract: set (split included), key, prompt, bands.
+        rows: The rows that keep the contract: set (split included), key, prompt, signature.
         settings: The recipe's words.
         texts_of: The texts of rows by their numbers.
     """
@@ -73,52 +69,24 @@ def _drop(repeats: Repeats, which: NDArray[np.int64], kind: str, of: NDArray[np.
 def _find_near(
     rows: pl.DataFrame,
     settings: NearDuplicatesSection,
-    texts_of: Callable[[NDArray[np.int64]], dict[int, str]],
+    texts_of: TextsOf,
     repeats: Repeats,
     is_tested: NDArray[np.bool_],
 ) -> None:
-    kept = np.flatnonzero(repeats.kind == KEPT)
-    pairs = kept[find_candidates(rows["bands"].to_numpy()[kept])]
-    if not len(pairs):
-        return
-    index = np.concatenate(
-        [_compare(pairs[at : at + _SLAB_PAIRS], texts_of, settings) for at in range(0, len(pairs), _SLAB_PAIRS)]
-    )
-    near = index >= settings.threshold
-    pairs, index = pairs[near], index[near]
-    closest: dict[int, float] = {}
-    for (left, right), value in zip(pairs.tolist(), index.tolist(), strict=True):
-        for row in (left, right):
-            closest[row] = max(closest.get(row, 0.0), value)
-    members: dict[int, list[int]] = {}
-    for row, root in cluster(pairs).items():
-        members.setdefault(root, []).append(row)
+    """Rows stay in this order: tested ones, all of them; held-out ones; the others; each as they come."""
     is_held_out = (rows["set"] == HELD_OUT).to_numpy()
-    for group in members.values():
-        _thin_out(sorted(group), repeats, is_tested, is_held_out, closest)
+    kept = np.flatnonzero(repeats.kind == KEPT)
+    kept = kept[np.lexsort((kept, ~is_held_out[kept], ~is_tested[kept]))]
 
+    def read(numbers: NDArray[np.int64]) -> dict[int, str]:
+        texts = texts_of(np.sort(kept[numbers]))
+        return {number: texts[row] for number, row in zip(numbers.tolist(), kept[numbers].tolist(), strict=True)}
 
-def _compare(
-    pairs: NDArray[np.int64], texts_of: Callable[[NDArray[np.int64]], dict[int, str]], settings: NearDuplicatesSection
-) -> NDArray[np.float64]:
-    texts = texts_of(np.unique(pairs))
-    return jaccard(pairs, lambda rows: [texts[row] for row in rows], Shingler(settings.shingle_words))
-
-
-def _thin_out(
-    group: list[int],
-    repeats: Repeats,
-    is_tested: NDArray[np.bool_],
-    is_held_out: NDArray[np.bool_],
-    closest: dict[int, float],
-) -> None:
-    """Of one cluster keep what is tested, else the first held-out row, else the first."""
-    guarded = [row for row in group if is_tested[row]] or [row for row in group if is_held_out[row]]
-    keeper = guarded[0] if guarded else group[0]
-    for row in group:
-        if row == keeper or is_tested[row]:
-            continue
-        crosses = bool(guarded) and not (is_held_out[row] and is_held_out[keeper])
-        repeats.kind[row] = LEAKED if crosses else NEAR
-        repeats.of[row] = keeper
-        repeats.similarity[row] = closest[row]
+    signatures = rows["signature"].to_numpy()[kept]
+    nearest = find_nearest(signatures, int(is_tested[kept].sum()), read, settings)
+    gone = np.flatnonzero(nearest.of != np.arange(len(kept)))
+    which, of = kept[gone], kept[nearest.of[gone]]
+    is_leak = is_tested[of] | (is_held_out[of] & ~is_held_out[which])
+    repeats.kind[which] = np.where(is_leak, LEAKED, NEAR)
+    repeats.of[which] = of
+    repeats.similarity[which] = nearest.similarity[gone]

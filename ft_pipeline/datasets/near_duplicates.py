@@ -1,215 +1,162 @@
-"""Rows that say nearly the same: MinHash signatures of word shingles, banded, and the exact Jaccard index of the pairs.
+"""Which rows say nearly the same as a row that stays, by the exact Jaccard index of their shingles.
 
-Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec, Rajaraman and Ullman, "Mining of
-Massive Datasets", section 3.4. The signatures are rensa's. With 8 bands of 3 a pair of a Jaccard index of 0.8 shares a
-band with a probability of 99.7 %; the index itself is then computed exactly, so a pair that is reported is one.
+Candidates come from MinHash signatures. Where many rows share a band, because all of them hold the same long text or
+are copies of one, each is first compared with the first rows of its bucket, which makes short work of copies, and what
+is left is joined by its rare shingles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-BANDS, BAND_ROWS = 8, 3
-_SEED = 42
-# Letters folded to lower case, digits and all bytes of other scripts kept, a zero between rows, all else a blank.
-_FOLD = bytes(
-    byte
-    if byte >= 128 or byte == 0
-    else ord(chr(byte).lower())
-    if chr(byte).isalnum() or chr(byte) == "_"
-    else ord(" ")
-    for byte in range(256)
-)
-_U64 = NDArray[np.uint64]
-_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_MIX = np.uint64(0xD6E8FEB86659FD93)
-_LOW_BYTE = np.uint64(255)
-_SHIFT_HIGH, _SHIFT_LOW = np.uint64(32), np.uint64(29)
-# Rows in a step, at most 256: the scratch space, 8 bytes for a byte of text, should stay inside the processor's cache.
-_STEP_ROWS = 256
+from ft_pipeline.datasets.set_join import TextsOf, find_alike
+from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
+from ft_pipeline.datasets.signatures import Pairs, Signatures, agree, find_candidates
+from ft_pipeline.recipe import NearDuplicatesSection
+
+# Pairs whose texts are in memory at a time, and rows whose texts are kept there.
+_SLAB_PAIRS = 100_000
+_MOST_KEPT = 200_000
+# So many first rows of a crowded bucket are compared with all others in it.
+_LEADERS = 3
+# Rows whose leader went itself are looked at again, so often.
+_MOST_SEARCHES = 5
 
 
-def shingle_texts(said: pl.Series) -> list[str]:
-    """What rows are told apart by: all that is said in each, as `Shingler` takes it."""
-    return said.str.replace_all("\0", " ", literal=True).to_list()
+@dataclass(frozen=True)
+class Nearest:
+    """What each row is near to.
 
-
-class Shingler:
-    """Hashes the shingles of many texts at once.
-
-    Args:
-        words: Words in a shingle. A text of fewer words has one shingle, of all its words.
+    Attributes:
+        of: A row before it that stays; its own number where it stays itself.
+        similarity: Jaccard index of the two.
     """
 
-    def __init__(self, words: int) -> None:
-        self._words = words
-        self._powers = self._inverses = np.ones(1, np.uint64)
+    of: NDArray[np.int64]
+    similarity: NDArray[np.float64]
 
-    def __call__(self, texts: Sequence[str]) -> tuple[_U64, NDArray[np.int64]]:
-        """Shingle hashes of texts that hold no NUL.
+
+def find_nearest(signatures: Signatures, fixed: int, texts_of: TextsOf, settings: NearDuplicatesSection) -> Nearest:
+    """Go through rows in their order and keep those that are near to none that was kept before.
+
+    Args:
+        signatures: Of all rows.
+        fixed: So many of the first rows stay whatever they are near to.
+        texts_of: Texts of rows by their numbers.
+        settings: The recipe's words.
+    """
+    pairs, crowds = find_candidates(signatures)
+    pairs = pairs[agree(signatures, pairs, settings.threshold)]
+    crowded = np.unique(np.concatenate([np.empty(0, np.int64), *crowds]))
+    search = _Search(signatures, _keep_texts(texts_of, np.union1d(pairs, crowded)), settings)
+    search.compare(pairs)
+    nearest = _settle(search, len(signatures), fixed)
+    seen = np.empty(0, np.int64)
+    for _ in range(_MOST_SEARCHES):
+        stays = crowded[nearest.of[crowded] == crowded]
+        # A row may stay after all, because the one that it is near to went itself.
+        if np.isin(stays, seen).all():
+            break
+        seen = search.look_into(crowds, stays)
+        nearest = _settle(search, len(signatures), fixed)
+    return nearest
+
+
+class _Search:
+    """Finds pairs that reach the threshold, and remembers them."""
+
+    def __init__(self, signatures: Signatures, texts_of: TextsOf, settings: NearDuplicatesSection) -> None:
+        self._signatures = signatures
+        self._texts_of = texts_of
+        self._settings = settings
+        self._found: list[tuple[Pairs, NDArray[np.float64]]] = []
+
+    def near_pairs(self) -> Iterable[tuple[tuple[int, int], float]]:
+        """All pairs found, by their first row and then their second."""
+        if not self._found:
+            return []
+        pairs = np.concatenate([pairs for pairs, _ in self._found])
+        index = np.concatenate([index for _, index in self._found])
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        return zip(map(tuple, pairs[order].tolist()), index[order].tolist(), strict=True)
+
+    def compare(self, pairs: Pairs) -> Pairs:
+        """Those of some pairs that reach the threshold."""
+        near = [np.empty((0, 2), np.int64)]
+        for at in range(0, len(pairs), _SLAB_PAIRS):
+            some = pairs[at : at + _SLAB_PAIRS]
+            index = self._index(some)
+            reaches = index >= self._settings.threshold
+            self._found.append((some[reaches], index[reaches]))
+            near.append(some[reaches])
+        return np.concatenate(near)
+
+    def look_into(self, crowds: list[NDArray[np.int64]], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Look for pairs within crowded buckets, among some rows of them.
 
         Returns:
-            All hashes, text after text, and where each text's begin, shape (texts + 1,).
+            The rows that are known to be near to none before them, or to which.
         """
-        raw = ("\0" + "\0".join(texts) + "\0").encode("utf-8", "replace").translate(_FOLD)
-        buffer = np.frombuffer(raw, np.uint8)
-        hashes, starts = self._hash_words(buffer)
-        counts = np.diff(np.searchsorted(starts, np.flatnonzero(buffer == 0)))
-        hashes, counts = self._pad_short(hashes, counts)
-        return self._join_words(hashes, counts)
+        is_active = np.zeros(len(self._signatures), bool)
+        is_active[rows] = True
+        for leader in range(_LEADERS):
+            pairs = [_pair_first(crowd[is_active[crowd]], leader) for crowd in crowds]
+            joined = np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
+            near = self.compare(joined[agree(self._signatures, joined, self._settings.threshold)])
+            is_active[near[:, 1]] = False
+        left = rows[is_active[rows]]
+        shingler = Shingler(self._settings.shingle_words)
+        self.compare(find_alike(left, self._texts_of, shingler, self._settings.threshold))
+        return left
 
-    def _hash_words(self, buffer: NDArray[np.uint8]) -> tuple[_U64, NDArray[np.int64]]:
-        """Of each word a hash that does not hang on its place, from prefix sums of a polynomial."""
-        self._grow(len(buffer))
-        is_word = buffer > 32
-        edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
-        starts, ends = edges[0::2], edges[1::2]
-        prefix = np.zeros(len(buffer) + 1, np.uint64)
-        np.cumsum(buffer * self._powers[: len(buffer)], out=prefix[1:])
-        hashes = (prefix[ends] - prefix[starts]) * self._inverses[starts]
-        hashes ^= hashes >> _SHIFT_HIGH
-        hashes *= _MIX
-        hashes ^= hashes >> _SHIFT_LOW
-        return hashes, starts
-
-    def _pad_short(self, hashes: _U64, counts: NDArray[np.int64]) -> tuple[_U64, NDArray[np.int64]]:
-        if not len(counts) or counts.min() >= self._words:
-            return hashes, counts
-        wanted = np.maximum(counts, self._words)
-        before, after = _offsets(counts), _offsets(wanted)
-        padded = np.zeros(after[-1], np.uint64)
-        padded[np.arange(len(hashes)) + np.repeat(after[:-1] - before[:-1], counts)] = hashes
-        return padded, wanted
-
-    def _join_words(self, hashes: _U64, counts: NDArray[np.int64]) -> tuple[_U64, NDArray[np.int64]]:
-        width = len(hashes) - self._words + 1
-        shingles = np.zeros(max(width, 0), np.uint64)
-        for j in range(self._words):
-            shingles ^= shingles >> _SHIFT_HIGH
-            shingles += hashes[j : j + width]
-            shingles *= _MIX
-        shingles ^= shingles >> _SHIFT_LOW
-        is_whole = np.ones(len(shingles), bool)
-        borders = _offsets(counts)[1:-1]
-        for j in range(1, self._words):
-            is_whole[borders - j] = False
-        return shingles[is_whole], _offsets(counts - (self._words - 1))
-
-    def _grow(self, size: int) -> None:
-        if size <= len(self._powers):
-            return
-        size = size * 3 // 2
-        self._powers, self._inverses = _powers(_BASE, size), _powers(pow(_BASE, -1, 1 << 64), size)
+    def _index(self, pairs: Pairs) -> NDArray[np.float64]:
+        texts = self._texts_of(np.unique(pairs))
+        threads = len(os.sched_getaffinity(0))
+        shares = np.array_split(pairs, threads)
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(lambda share: jaccard(share, texts, self._settings), shares)))
 
 
-def band_keys(texts: Sequence[str], shingler: Shingler) -> _U64:
-    """Keys of the bands of each text's MinHash signature, shape (texts, BANDS)."""
-    from rensa import RMinHash
-
-    keys = np.empty((len(texts), BANDS), np.uint64)
-    for at in range(0, len(texts), _STEP_ROWS):
-        hashes, offsets = shingler(texts[at : at + _STEP_ROWS])
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-            hashes, offsets.astype(np.uint64), num_perm=BANDS * BAND_ROWS, seed=_SEED
-        )
-        signatures = np.asarray(matrix.to_rows(), np.uint64).reshape(-1, BANDS, BAND_ROWS)
-        key = np.zeros(signatures.shape[:2], np.uint64)
-        for row in range(BAND_ROWS):
-            key ^= key >> _SHIFT_HIGH
-            key *= _MIX
-            key += signatures[:, :, row]
-        key *= _MIX
-        keys[at : at + _STEP_ROWS] = key ^ (key >> _SHIFT_LOW)
-    return keys
-
-
-def find_candidates(keys: _U64) -> NDArray[np.int64]:
-    """Pairs of rows that share a band, shape (pairs, 2), the smaller number first, each once.
-
-    Of the rows that share a key each is paired with the next one and with the first, not with all: many copies of one
-    text cost as many pairs, not their square.
-
-    Args:
-        keys: Shape (rows, BANDS).
-    """
-    count = len(keys)
-    bits = np.uint64(max(1, int(count - 1).bit_length()))
-    low = (np.uint64(1) << bits) - np.uint64(1)
-    numbers = np.arange(count, dtype=np.uint64)
-    found: list[_U64] = []
-    for band in range(keys.shape[1]):
-        merged = np.sort((keys[:, band] & ~low) | numbers)
-        bucket, row = merged >> bits, merged & low
-        follows = np.flatnonzero(bucket[1:] == bucket[:-1])
-        if not len(follows):
-            continue
-        found.append((row[follows] << _SHIFT_HIGH) | row[follows + 1])
-        begins = np.flatnonzero(np.concatenate(([True], bucket[1:] != bucket[:-1])))
-        first = row[begins[np.searchsorted(begins, follows, side="right") - 1]]
-        found.append((first << _SHIFT_HIGH) | row[follows + 1])
-    if not found:
-        return np.empty((0, 2), np.int64)
-    pairs = np.unique(np.concatenate(found))
-    return np.stack((pairs >> _SHIFT_HIGH, pairs & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
-
-
-def jaccard(
-    pairs: NDArray[np.int64], texts_of: Callable[[Sequence[int]], list[str]], shingler: Shingler
-) -> NDArray[np.float64]:
+def jaccard(pairs: Pairs, texts: dict[int, str], settings: NearDuplicatesSection) -> NDArray[np.float64]:
     """The Jaccard index of the shingle sets of each pair, exact but for collisions of 56-bit hashes."""
+    shingler = Shingler(settings.shingle_words)
     index = np.zeros(len(pairs))
-    for at in range(0, len(pairs), _STEP_ROWS):
-        step = pairs[at : at + _STEP_ROWS]
-        left, right = (_own(*shingler(texts_of(step[:, side].tolist()))) for side in (0, 1))
+    for at in range(0, len(pairs), STEP_ROWS):
+        step = pairs[at : at + STEP_ROWS]
+        left, right = (shingler.own([texts[row] for row in step[:, side].tolist()]) for side in (0, 1))
         both = np.sort(np.concatenate((left, right)))
         shared = _count(both[1:][both[1:] == both[:-1]], len(step))
         index[at : at + len(step)] = shared / (_count(both, len(step)) - shared)
     return index
 
 
-def cluster(pairs: NDArray[np.int64]) -> dict[int, int]:
-    """The smallest row of its cluster for each row that is in a pair."""
-    parents: dict[int, int] = {}
-
-    def find(row: int) -> int:
-        root = row
-        while parents.get(root, root) != root:
-            root = parents[root]
-        while parents.get(row, row) != row:
-            parents[row], row = root, parents[row]
-        return root
-
-    for left, right in pairs.tolist():
-        a, b = find(left), find(right)
-        parents.setdefault(a, a)
-        parents.setdefault(b, b)
-        parents[max(a, b)] = min(a, b)
-    return {row: find(row) for row in list(parents)}
+def _keep_texts(texts_of: TextsOf, rows: NDArray[np.int64]) -> TextsOf:
+    """A reader of the texts of some rows that reads them once, if they are not too many."""
+    if len(rows) > _MOST_KEPT:
+        return texts_of
+    texts = texts_of(rows)
+    return lambda _: texts
 
 
-def _own(hashes: _U64, offsets: NDArray[np.int64]) -> _U64:
-    """Each text's shingles once, sorted, with the text's number in the low byte: of at most 256 texts."""
-    owners = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint64), np.diff(offsets))
-    keys = np.sort((hashes & ~_LOW_BYTE) | owners)
-    return keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
+def _settle(search: _Search, count: int, fixed: int) -> Nearest:
+    of, similarity = np.arange(count), np.ones(count)
+    for (first, second), index in search.near_pairs():
+        if of[first] == first and of[second] == second and second >= fixed:
+            of[second], similarity[second] = first, index
+    return Nearest(of, similarity)
 
 
-def _count(keys: _U64, owners: int) -> NDArray[np.int64]:
-    return np.bincount((keys & _LOW_BYTE).astype(np.int64), minlength=owners)
+def _pair_first(rows: NDArray[np.int64], leader: int) -> Pairs:
+    """The row at a place paired with all behind it."""
+    others = rows[leader + 1 :]
+    return np.stack((np.broadcast_to(rows[leader : leader + 1], others.shape), others), axis=1)
 
 
-def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
-
-
-def _powers(base: int, count: int) -> _U64:
-    powers = np.full(count, np.uint64(base))
-    powers[0] = 1
-    np.multiply.accumulate(powers, out=powers)
-    return powers
+def _count(keys: U64, owners: int) -> NDArray[np.int64]:
+    return np.bincount(owner_of(keys), minlength=owners)

@@ -16,8 +16,16 @@ _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 # A process takes seconds to start and import.
 _WORTH_BYTES = 48 << 20
-# There is a process for each core: threads of the libraries would only take turns with them.
-_ONE_THREAD = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_ENVIRONMENT = {
+    # There is a process for each core: threads of the libraries would only take turns with them.
+    "POLARS_MAX_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # Buffers of megabytes are taken and given back all the time: glibc keeps them, or a fifth of the time goes into
+    # fetching pages.
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 _function: Callable[[Any], Any]
 
 
@@ -72,7 +80,7 @@ def call_apart(function: Callable[[_Argument], _Result], argument: _Argument) ->
 def _start_pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_keep, initargs=(function,))
-    with _environment(_ONE_THREAD):  # which processes read when they start
+    with _environment(_ENVIRONMENT):  # which processes read when they start
         pool.submit(os.getpid)
     return pool
 

@@ -32,8 +32,6 @@ from ft_pipeline.summary import Summary
 
 # A file whose first rows are all broken is looked into this far for one that shows its format.
 _MOST_BATCHES_AHEAD = 4
-# Raised when parsing changes what it makes of a file.
-_VERSION = 2
 RAW_SCHEMA = pa.schema(
     [
         ("line", pa.int64()),
@@ -90,7 +88,8 @@ def parse_sources(request: ParseRequest, reporter: Reporter) -> Summary:
         DatasetError: the training sources hold no row.
     """
     keys = [
-        fingerprint({"sha256": source.sha256, "layout": source.layout, "code": _VERSION}) for source in request.sources
+        fingerprint({"sha256": source.sha256, "layout": source.layout, "maker": request.maker})
+        for source in request.sources
     ]
     readings: dict[Path, _Reading] = {}
     for source, key in zip(request.sources, keys, strict=True):

@@ -10,10 +10,16 @@ from ft_pipeline.datasets.sources import SourceFile
 
 
 class ParseRequest(BaseModel):
-    """What the stage's process is given; `earlier` are folders of earlier raw data sets."""
+    """What the stage's process is given.
+
+    Attributes:
+        earlier: Folders of earlier raw data sets.
+        maker: Hash of the versions of all code that parses: parts that other code has made are not taken over.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: tuple[SourceFile, ...]
     earlier: tuple[Path, ...]
+    maker: str
     out_dir: Path

@@ -84,7 +84,7 @@ class ChatRenderer:
         text = self.render(messages, tools, open_turn=False)
         for turn, message in enumerate(messages):
             for call in message.get("tool_calls") or ():
-                if (name := str(call.get("function", call).get("name"))) not in text:
+                if (name := str((call.get("function") or call).get("name"))) not in text:
                     raise TemplateRefusal(
                         f"the chat template leaves out the call of {name!r} in message {turn}: it knows no tools"
                     )
@@ -96,8 +96,13 @@ class ChatRenderer:
         """One assistant's turn of a conversation whose rendering is `text`.
 
         Raises:
-            TemplateRefusal: the template does not render the conversation up to there.
+            TemplateRefusal: the template does not render the conversation up to there, or the turn has a weight of 0.
         """
+        if messages[turn].get("weight") == 0:
+            raise TemplateRefusal(
+                f"message {turn} has weight 0, and loss_on: all_answers learns it: weights are not supported yet. Drop "
+                "the row, or use loss_on: last_answer"
+            )
         is_last = turn == len(messages) - 1
         breach: str | None = None
         prompt = self.render(messages[:turn], tools, open_turn=True)

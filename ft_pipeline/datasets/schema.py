@@ -13,9 +13,10 @@ import numpy as np
 import pandera.errors
 import pandera.polars as pa
 import polars as pl
+from numpy.typing import NDArray
 
 from ft_pipeline.datasets.checks import CHECKS
-from ft_pipeline.datasets.checks.text import TEXT_CHECKS
+from ft_pipeline.datasets.checks.text import IS_BLANK, TEXT_CHECKS
 from ft_pipeline.datasets.conversation import ROLES, TEXT_ROLE
 from ft_pipeline.datasets.turns import Turns
 
@@ -31,15 +32,9 @@ def row_schema(max_message_chars: int) -> pa.DataFrameSchema:
     Args:
         max_message_chars: The recipe's limit.
     """
-    known = [*ROLES, TEXT_ROLE]
     columns = {
-        "roles": pa.Column(
-            str,
-            checks=[
-                _check("unknown_role", pl.col("roles").str.split(",").list.eval(pl.element().is_in(known)).list.all()),
-                _check("role_order", pl.col("roles").str.contains(_ORDER)),
-            ],
-        ),
+        "unknown_roles": pa.Column(pl.UInt32, checks=[_check("unknown_role", pl.col("unknown_roles") == 0)]),
+        "roles": pa.Column(str, checks=[_check("role_order", pl.col("roles").str.contains(_ORDER))]),
         "empty_turns": pa.Column(pl.UInt32, checks=[_check("empty_turn", pl.col("empty_turns") == 0)]),
         "longest_chars": pa.Column(
             pl.UInt32, checks=[_check("message_too_long", pl.col("longest_chars") <= max_message_chars)]
@@ -73,11 +68,12 @@ def state_facts(turns: Turns, found: Mapping[str, Mapping[int, int]]) -> pl.Data
         found: By reason code, how many texts of a conversation break a check.
     """
     frame, starts = turns.frame, turns.starts[:-1]
-    is_empty = frame.select((pl.col("content").str.strip_chars() == "") & ~pl.col("may_be_empty")).to_series()
+    is_empty = frame.select(IS_BLANK & ~pl.col("may_be_empty")).to_series()
     chars = frame["content"].str.len_chars().to_numpy()
     columns = [
+        _count(_find_unknown_roles(turns), starts).alias("unknown_roles"),
         turns.join(frame["role"], ",").alias("roles"),
-        pl.Series("empty_turns", np.add.reduceat(is_empty.to_numpy().astype(np.uint32), starts).astype(np.uint32)),
+        _count(is_empty, starts).alias("empty_turns"),
         pl.Series("longest_chars", np.maximum.reduceat(chars, starts).astype(np.uint32)),
     ]
     for code, counts in found.items():
@@ -86,6 +82,18 @@ def state_facts(turns: Turns, found: Mapping[str, Mapping[int, int]]) -> pl.Data
             values[list(counts)] = list(counts.values())
             columns.append(pl.Series(code, values))
     return pl.DataFrame(columns)
+
+
+def _find_unknown_roles(turns: Turns) -> pl.Series:
+    """Which turns have a role that nobody knows. Plain text is of one turn: beside others its role is unknown too."""
+    is_alone = pl.Series(np.repeat(np.diff(turns.starts) == 1, np.diff(turns.starts)))
+    roles = turns.frame["role"]
+    return ~(roles.is_in(ROLES) | ((roles == TEXT_ROLE) & is_alone))
+
+
+def _count(is_hit: pl.Series, starts: NDArray[np.int64]) -> pl.Series:
+    """How many turns of each conversation are hit."""
+    return pl.Series(np.add.reduceat(is_hit.to_numpy().astype(np.uint32), starts).astype(np.uint32))
 
 
 def _check(code: str, holds: pl.Expr) -> pa.Check:

@@ -61,10 +61,18 @@ def conversation_keys(texts: Iterable[str], extras: Iterable[str | None]) -> lis
 
 
 def describe_rows(turns: Turns) -> pl.DataFrame:
-    """Of each conversation its whole text and its prompt, normalized, as `text` and `prompt`.
+    """What each conversation says, normalized, in three columns.
 
-    The prompt is the first user turn; of plain text, the document.
+    - `text`: all of it.
+    - `asked`: the first user turn; of plain text, the document. The side of the split goes by it.
+    - `context`: all but the system turn and the last answer; of plain text, the document. What a test set asks is never
+      trained on, and that goes by this.
     """
     contents = normalize_all(turns.frame["content"])
     asked = turns.first((turns.frame["role"] == "user").to_numpy())
-    return pl.DataFrame([turns.transcribe(contents).alias("text"), contents.gather(asked).alias("prompt")])
+    columns = {
+        "text": turns.transcribe(contents),
+        "asked": contents.gather(asked),
+        "context": turns.join_some(contents, turns.is_context(), "\x01"),
+    }
+    return pl.DataFrame(columns)

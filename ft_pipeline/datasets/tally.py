@@ -108,7 +108,7 @@ class Tally:
         )
 
     def require_all(self, rows: int) -> None:
-        """Raise `DatasetError` if a row is not accounted for, or a side of the split has none.
+        """Raise `DatasetError` if a row is not accounted for.
 
         Args:
             rows: How many came in.
@@ -119,16 +119,6 @@ class Tally:
             raise DatasetError(
                 f"rows were lost: {rows} came in, {accounted} are accounted for. This is a bug; report it."
             )
-        for name, share in (
-            (TRAINING_SET, 1 - self._settings.held_out_share),
-            (HELD_OUT, self._settings.held_out_share),
-        ):
-            if not self._sets[name].rows:
-                raise DatasetError(
-                    f"the {name} split must have at least one row; of {rows} rows {total.kept} are clean and "
-                    f"{share:.0%} belong there. Reasons of quarantine: {self._top()}. "
-                    "Add rows or change dataset.held_out_share."
-                )
 
     def write(self, folder: Path, end_of_turn_id: int | None) -> None:
         """Write the statistics for programs."""
@@ -160,7 +150,6 @@ class Tally:
             figures: What is known beside the counts.
         """
         total, training = self._total, self._sets[TRAINING_SET]
-        share = total.quarantined / total.rows
         return Summary(
             figures={
                 "rows": total.rows,
@@ -175,16 +164,33 @@ class Tally:
                 **figures,
             },
             tables={"sets": self._set_table(), "quarantine": self._reason_table(), "warnings": self._warning_table()},
-            checks=[
-                Check(
-                    name="quarantined_share",
-                    passed=share <= self._settings.max_quarantined_share,
-                    blocking=True,
-                    value=round(share, 4),
-                    limit=self._settings.max_quarantined_share,
-                    detail=f"{total.quarantined} of {total.rows} rows; most often: {self._top()}",
-                )
-            ],
+            checks=[self._check_quarantine(), self._check_sides()],
+        )
+
+    def _check_quarantine(self) -> Check:
+        total, limit = self._total, self._settings.max_quarantined_share
+        share = total.quarantined / total.rows
+        return Check(
+            name="quarantined_share",
+            passed=share <= limit,
+            blocking=True,
+            value=round(share, 4),
+            limit=limit,
+            detail=f"{total.quarantined} of {total.rows} rows; most often: {self._top()}",
+        )
+
+    def _check_sides(self) -> Check:
+        training, held_out = (self._sets[name].rows for name in (TRAINING_SET, HELD_OUT))
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self._kinds.most_common()) or "none"
+        return Check(
+            name="rows_on_both_sides",
+            passed=min(training, held_out) > 0,
+            blocking=True,
+            value=min(training, held_out),
+            limit=1,
+            detail=f"{training} rows to train on, {held_out} held out, by dataset.held_out_share "
+            f"{self._settings.held_out_share:g}; {self.sentence}; reasons of quarantine: {self._top()}; duplicates: "
+            f"{kinds}",
         )
 
     def _top(self) -> str:

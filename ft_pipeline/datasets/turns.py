@@ -28,14 +28,15 @@ class Turns:
     starts: NDArray[np.int64]
 
     @classmethod
-    def read(cls, conversations: pl.DataFrame) -> Turns:
-        """The turns of conversations that have at least one each: messages, extra."""
-        counts = conversations["messages"].list.len().to_numpy().astype(np.int64)
+    def read(cls, messages: pl.Series, extras: pl.Series | None = None) -> Turns:
+        """The turns of conversations that have at least one each."""
+        counts = messages.list.len().to_numpy().astype(np.int64)
         starts = np.concatenate(([0], np.cumsum(counts)))
         may_be_empty = np.zeros(starts[-1], bool)
-        may_be_empty[_find_callers(conversations["extra"], starts)] = True
+        if extras is not None:
+            may_be_empty[_find_callers(extras, starts)] = True
         rows = pl.Series("row", np.repeat(np.arange(len(counts), dtype=np.uint32), counts))
-        flat = conversations["messages"].explode().struct.unnest()
+        flat = messages.explode().struct.unnest()
         return cls(flat.insert_column(0, rows).with_columns(may_be_empty=pl.Series(may_be_empty)), starts)
 
     def replace(self, places: Sequence[int], contents: Sequence[str]) -> Turns:
@@ -45,12 +46,29 @@ class Turns:
 
     def join(self, column: pl.Series, separator: str) -> pl.Series:
         """One text of each conversation: those of its turns, with a separator between them."""
-        return self._join(_to_arrow(column), separator)
+        return _join(self.starts, _to_arrow(column), separator)
+
+    def join_some(self, column: pl.Series, which: NDArray[np.bool_], separator: str) -> pl.Series:
+        """The same of those turns only that are marked."""
+        starts = np.concatenate(([0], np.cumsum(np.add.reduceat(which.astype(np.int64), self.starts[:-1]))))
+        return _join(starts, _to_arrow(column.filter(which)), separator)
+
+    def say(self) -> pl.Series:
+        """What is said in each conversation; not what the system turn says, which many of them share."""
+        is_said = (self.frame["role"] != "system").to_numpy()
+        return self.join_some(self.frame["content"], is_said, "\n")
+
+    def is_context(self) -> NDArray[np.bool_]:
+        """Marks the turns that a conversation's last answer follows, the system turn left out."""
+        is_context = (self.frame["role"] != "system").to_numpy().copy()
+        counts = np.diff(self.starts)
+        is_context[self.starts[1:][counts > 1] - 1] = False
+        return is_context
 
     def transcribe(self, contents: pl.Series) -> pl.Series:
         """One text of each conversation: roles and contents, with marks between them."""
         parts = [_to_arrow(self.frame["role"]), _to_arrow(contents), pa.scalar("\x00", pa.large_string())]
-        return self._join(pc.binary_join_element_wise(*parts), "\x01")
+        return _join(self.starts, pc.binary_join_element_wise(*parts), "\x01")
 
     def first(self, is_wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The place of the first wanted turn of each conversation; of its first turn where none is."""
@@ -67,9 +85,10 @@ class Turns:
         packed = wanted.group_by("row").agg(pl.struct("role", "content").alias("messages"))
         return numbers.join(packed, on="row", how="left", maintain_order="left")["messages"]
 
-    def _join(self, texts: pa.Array, separator: str) -> pl.Series:
-        lists = pa.LargeListArray.from_arrays(pa.array(self.starts), texts)
-        return pl.Series(values=pc.binary_join(lists, pa.scalar(separator, texts.type)))
+
+def _join(starts: NDArray[np.int64], texts: pa.Array, separator: str) -> pl.Series:
+    lists = pa.LargeListArray.from_arrays(pa.array(starts), texts)
+    return pl.Series(values=pc.binary_join(lists, pa.scalar(separator, texts.type)))
 
 
 def _find_callers(extras: pl.Series, starts: NDArray[np.int64]) -> list[int]:

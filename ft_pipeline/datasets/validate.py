@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from ft_pipeline.datasets.check import CheckPiece, ChunkChecker
 from ft_pipeline.datasets.checked import CHECKED, NARROW, read_messages, read_rows
 from ft_pipeline.datasets.duplicates import find_repeats
-from ft_pipeline.datasets.near_duplicates import shingle_texts
 from ft_pipeline.datasets.parallel import call_apart, count_workers, map_in_order
 from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
 from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
+from ft_pipeline.datasets.shingles import shingle_texts
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.tally import Tally
 from ft_pipeline.datasets.tokenizer import Tokenizer, load_tokenizer
+from ft_pipeline.datasets.turns import Turns
 from ft_pipeline.datasets.validated import HELD_OUT, ValidateRequest
 from ft_pipeline.datasets.writer import Chunk, DatasetWriter
 from ft_pipeline.fingerprint import fingerprint
@@ -33,8 +34,6 @@ from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.recipe import DatasetSection
 from ft_pipeline.summary import Summary
 
-# Raised when checking changes what it makes of a row.
-_VERSION = 2
 # What changes a checked row; the rest of the section is about all rows together.
 _ROW_SETTINGS = {
     "split_salt",
@@ -52,7 +51,7 @@ def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
 
     Raises:
         BaseModelError: the base has no usable tokenizer or chat template.
-        DatasetError: no row is left to train on, or none is held out, or a row is not accounted for.
+        DatasetError: a row is not accounted for.
     """
     sources = read_raw_dataset(request.raw).sources
     parts, checker = _check_parts(sources, request, reporter)
@@ -81,10 +80,11 @@ def _check_parts(
 ) -> tuple[list[Part], ChunkChecker]:
     """The checked part of each source: an earlier data set's, or a new one."""
     settings = request.settings.model_dump(include=_ROW_SETTINGS)
+    made = {"base": request.base_identity, "maker": request.maker}
     folders: list[Path] = []
     missing: dict[Path, RawSource] = {}
     for source in sources:
-        key = fingerprint({"raw": source.part, "settings": settings, "base": request.base_identity, "code": _VERSION})
+        key = fingerprint({"raw": source.part, "settings": settings, **made})
         folder = request.out_dir / CHECKED / key
         folders.append(folder)
         # There may be the same rows in two sets.
@@ -163,7 +163,6 @@ class _TextReader:
             wanted = order[self._chunk[order] == chunk]
             paths = self._chunks[chunk]
             messages = read_messages(paths.raw, paths.checked, self._row[wanted])
-            said = messages.list.eval(pl.element().struct.field("content")).list.join("\n")
-            texts = shingle_texts(said)
+            texts = shingle_texts(Turns.read(messages).say())
             found |= dict(zip(wanted.tolist(), texts, strict=True))
         return found

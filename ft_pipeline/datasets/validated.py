@@ -30,6 +30,7 @@ class ValidateRequest(BaseModel):
         raw: Folder of the raw data set.
         base: Folder of the base model; None: rows are not tokenized, which only a benchmark wants.
         base_identity: What the base's bytes are.
+        maker: Hash of the versions of all code that checks rows: parts that other code has made are not taken over.
         earlier: Folders of earlier validated data sets.
     """
 
@@ -38,6 +39,7 @@ class ValidateRequest(BaseModel):
     raw: Path
     base: Path | None
     base_identity: str
+    maker: str
     settings: DatasetSection
     earlier: tuple[Path, ...] = ()
     out_dir: Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,18 +73,26 @@ class DatasetWriter:
         self._at = 0
         self._stack = ExitStack()
         self._writers: dict[str, pq.ParquetWriter] = {}
+        # Compressing one chunk takes as long as preparing the next.
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(1))
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> DatasetWriter:
         for name, schema in _FILES.items():
             arrow = schema.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-            writer = pq.ParquetWriter(self._folder / name, arrow, compression="zstd", compression_level=1)
+            writer = pq.ParquetWriter(
+                self._folder / name, arrow, compression="zstd", compression_level=1, write_statistics=False
+            )
             self._writers[name] = self._stack.enter_context(writer)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, err, trace)
+        try:
+            self._await()
+        finally:
+            self._stack.__exit__(kind, err, trace)
 
     def write(self, chunk: Chunk, frame: pl.DataFrame) -> None:
         """Write the rows of the next chunk."""
@@ -91,11 +101,15 @@ class DatasetWriter:
         out = frame.filter(~is_kept).with_columns(pl.lit(chunk.set).alias("set"), pl.col("text").alias("row"))
         clean = self._with_fate(frame.filter(is_kept))
         unique = clean.filter(pl.col("kind") == KEPT)
-        self._put(QUARANTINE_FILE, out)
-        self._put(TRAIN_FILE, unique.filter(pl.col("set") == TRAINING_SET))
-        self._put(EVALUATION_FILE, unique.filter(pl.col("set") != TRAINING_SET))
         repeated = clean.filter(pl.col("kind") != KEPT)
-        self._put(DUPLICATES_FILE, self._name_originals(repeated))
+        tables = {
+            QUARANTINE_FILE: out,
+            TRAIN_FILE: unique.filter(pl.col("set") == TRAINING_SET),
+            EVALUATION_FILE: unique.filter(pl.col("set") != TRAINING_SET),
+            DUPLICATES_FILE: self._name_originals(repeated),
+        }
+        self._await()
+        self._written = self._thread.submit(self._put_all, tables)
         self._tally.count(chunk.set, chunk.file, out, unique, repeated)
 
     def _with_fate(self, clean: pl.DataFrame) -> pl.DataFrame:
@@ -118,6 +132,15 @@ class DatasetWriter:
             originals["line"].alias("of_line"),
             pl.format("[{}]", shown).str.slice(0, MAX_SHOWN_CHARS).alias("row"),
         )
+
+    def _await(self) -> None:
+        if self._written:
+            self._written.result()
+            self._written = None
+
+    def _put_all(self, tables: Mapping[str, pl.DataFrame]) -> None:
+        for name, frame in tables.items():
+            self._put(name, frame)
 
     def _put(self, name: str, frame: pl.DataFrame) -> None:
         if frame.is_empty():

@@ -15,7 +15,10 @@ def _specs(asset: str, checks: dict[str, tuple[bool, str]]) -> list[dg.AssetChec
 
 VALIDATED_DATASET = _specs(
     "validated_dataset",
-    {"quarantined_share": (True, "The share of rows in quarantine is at most dataset.max_quarantined_share.")},
+    {
+        "quarantined_share": (True, "The share of rows in quarantine is at most dataset.max_quarantined_share."),
+        "rows_on_both_sides": (True, "There are rows to train on and rows that are held out."),
+    },
 )
 EVALUATION_REPORT = _specs(
     "evaluation_report",

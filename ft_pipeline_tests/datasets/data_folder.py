@@ -41,12 +41,13 @@ class DataFolder:
             path.write_text("\n".join(content) + "\n")
         return path
 
-    def parse(self, out: str = "raw", earlier: Sequence[str] = (), **settings: Any) -> Summary:
+    def parse(self, out: str = "raw", earlier: Sequence[str] = (), maker: str = "1", **settings: Any) -> Summary:
         """The raw data set, in the folder `out`."""
         (self.root / out).mkdir()
         sources = find_sources(section(**settings), self.root, self.root / "downloads")
         folders = tuple(self.root / name for name in earlier)
-        return parse_sources(ParseRequest(sources=sources, earlier=folders, out_dir=self.root / out), _reporter)
+        request = ParseRequest(sources=sources, earlier=folders, maker=maker, out_dir=self.root / out)
+        return parse_sources(request, _reporter)
 
     def raw(self, out: str = "raw") -> tuple[RawDataset, pl.DataFrame]:
         """The index and all rows of a raw data set."""
@@ -58,13 +59,16 @@ class DataFolder:
         assert isinstance(empty, pl.DataFrame)
         return index, pl.concat([pl.read_parquet(chunk) for chunk in chunks]) if chunks else empty
 
-    def validate(self, out: str = "valid", raw: str = "raw", earlier: Sequence[str] = (), **settings: Any) -> Summary:
+    def validate(
+        self, out: str = "valid", raw: str = "raw", earlier: Sequence[str] = (), maker: str = "1", **settings: Any
+    ) -> Summary:
         """The validated data set, in the folder `out`."""
         (self.root / out).mkdir()
         request = ValidateRequest(
             raw=self.root / raw,
             base=self.base,
             base_identity="base",
+            maker=maker,
             settings=section(**settings),
             earlier=tuple(self.root / name for name in earlier),
             out_dir=self.root / out,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ft_pipeline.datasets.conversation import Message
 from ft_pipeline.datasets.split import conversation_keys, describe_rows, normalize, normalize_all, split_hashes
-from ft_pipeline.datasets.turns import Turns
+from ft_pipeline.datasets.turns import MESSAGES, Turns
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
@@ -17,8 +17,8 @@ def _conversation(prompt: str, answer: str = "ok") -> list[Message]:
 
 def _describe(messages: list[Message]) -> tuple[str, str]:
     """Whole text and prompt."""
-    described = describe_rows(Turns.read(pl.DataFrame({"messages": [messages], "extra": [None]})))
-    return described["text"][0], described["prompt"][0]
+    described = describe_rows(Turns.read(pl.Series([messages], dtype=MESSAGES)))
+    return described["text"][0], described["asked"][0]
 
 
 def _position(prompt: str, salt: str = "salt") -> float:

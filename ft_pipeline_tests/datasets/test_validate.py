@@ -20,7 +20,6 @@ from ft_pipeline.datasets.validated import (
     read_row_lengths,
     sample_conversations,
 )
-from ft_pipeline.errors import DatasetError
 from ft_pipeline_tests.datasets.data_folder import DataFolder, good, turns
 from ft_pipeline_tests.tiny_model import CHATML, make_tokenizer
 
@@ -160,6 +159,17 @@ def test_what_can_be_mended_is_mended_where_the_recipe_says_so(folder: DataFolde
     assert {row["code"]: row["action"] for row in summary.tables["warnings"]} == {code: "fixed"}
 
 
+def test_a_secret_is_hidden_whole_or_the_row_goes_to_quarantine(folder: DataFolder) -> None:
+    token, no_end = "glpat-" + "abcdefghij0123456789", "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEvQIBADAN"
+    lines = [turns(("user", f"use {token} now"), ("assistant", f"thanks for {end}")) for end in (token, no_end)]
+    _validate(folder, [*lines, *map(good, range(40))], checks={"secret": "fix"})
+    kept = pl.concat([folder.table(TRAIN_FILE), folder.table(EVALUATION_FILE)]).filter(pl.col("source_line") <= 2)
+    assert [[message["content"] for message in row] for row in kept["messages"]] == [
+        ["use [SECRET] now", "thanks for [SECRET]"]
+    ]
+    assert folder.table(QUARANTINE_FILE).select("source_line", "reasons").rows() == [(2, ["secret"])]
+
+
 def test_what_the_recipe_only_wants_to_be_warned_of_stays(folder: DataFolder) -> None:
     summary = _validate(folder, [*map(good, range(40)), BROKEN["secret"]], checks={"secret": "warn"})
     assert summary.figures["quarantined_rows"] == 0
@@ -211,11 +221,19 @@ def test_too_much_quarantine_fails_the_blocking_check_with_the_top_reason(folder
     assert "most often: empty_turn 2, secret 1" in check.detail
 
 
-def test_no_row_to_train_on_is_an_error_that_says_why(folder: DataFolder) -> None:
-    with pytest.raises(
-        DatasetError, match=r"train split must have at least one row; of 2 rows 0 are clean.*empty_turn 2"
-    ):
-        _validate(folder, [BROKEN["empty_turn"]] * 2)
+def test_no_row_to_train_on_fails_a_blocking_check_that_says_why_and_keeps_the_quarantine(folder: DataFolder) -> None:
+    check = _validate(folder, [BROKEN["empty_turn"]] * 2).failed[-1]
+    assert (check.name, check.blocking, check.value) == ("rows_on_both_sides", True, 0)
+    assert check.detail.startswith("0 rows to train on, 0 held out")
+    assert "empty_turn 2" in check.detail
+    assert folder.table(QUARANTINE_FILE).height == 2
+
+
+def test_rows_that_all_repeat_a_test_set_fail_the_check_with_that_reason(folder: DataFolder) -> None:
+    lines = [good(number) for number in range(20)]
+    (check,) = _validate(folder, lines, tested=lines).failed
+    assert check.name == "rows_on_both_sides"
+    assert "duplicates: leaked 20" in check.detail
 
 
 def test_the_loss_sees_the_last_answer_and_its_end_only(folder: DataFolder, tiny_base: Path) -> None:
@@ -284,3 +302,44 @@ def test_a_wrong_check_in_the_recipe_is_named_with_the_nearest_right_one() -> No
         "a breach of 'role_order' cannot lead to 'warn', only to: quarantine."
     ]
     assert find_faults({"secret": "fix", "email": "off"}) == []
+
+
+def test_a_prompt_in_two_groups_is_not_trained_on_where_it_is_tested(folder: DataFolder) -> None:
+    lines = [turns(("user", f"question {i}"), ("assistant", "a"), topic="algebra") for i in range(20)]
+    lines += [turns(("user", f"other {i}"), ("assistant", "a"), topic=f"topic {i}") for i in range(40)]
+    tested = [turns(("user", "Question  3"), ("assistant", "b"), topic="algebra")]
+    off = {"near_duplicates": {"enabled": False}}
+    summary = _validate(folder, lines, tested=tested, columns={"group": "topic"}, **off)
+    assert summary.figures["leaked_duplicates"] == 1
+    (leaked,) = folder.table(DUPLICATES_FILE).to_dicts()
+    assert (leaked["source_line"], leaked["kind"]) == (4, "leaked")
+
+
+def test_conversations_that_only_begin_alike_are_no_leak(folder: DataFolder) -> None:
+    def chat(number: int) -> str:
+        return turns(("user", "Hi!"), ("assistant", "Hello."), ("user", f"count to {number}"), ("assistant", "no"))
+
+    summary = _validate(folder, [*map(good, range(40)), *map(chat, range(30))], tested=[chat(3), chat(99)])
+    assert summary.figures["leaked_duplicates"] == 1
+
+
+def test_a_system_turn_that_all_rows_share_makes_none_of_them_a_near_duplicate(folder: DataFolder) -> None:
+    rules = " ".join(f"rule{number}" for number in range(300))
+    lines = [turns(("system", rules), ("user", f"say {i}"), ("assistant", f"the word {i}")) for i in range(40)]
+    assert _validate(folder, lines, max_row_tokens=4000).figures["near_duplicates"] == 0
+
+
+def test_parts_that_other_code_has_made_are_not_taken_over(folder: DataFolder) -> None:
+    folder.write("a.jsonl", [good(number) for number in range(40)])
+    folder.parse("raw-1")
+    folder.validate("first", "raw-1")
+    folder.parse("raw-2", earlier=["raw-1"], maker="2")
+    assert not _parts(folder, "raw-1") & _parts(folder, "raw-2")
+    folder.validate("second", "raw-1", earlier=["first"], maker="2")
+    assert not _parts(folder, "first") & _parts(folder, "second")
+    folder.validate("third", "raw-1", earlier=["first"])
+    assert _parts(folder, "first") == _parts(folder, "third")
+
+
+def _parts(folder: DataFolder, name: str) -> set[str]:
+    return {path.parent.name for path in (folder.root / name).rglob("part.json")}

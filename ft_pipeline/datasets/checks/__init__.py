@@ -19,7 +19,8 @@ class Check:
         rule: What holds of a row that keeps it.
         severity: `error`: nothing can be made of the row; `risk`: it may do harm; `quality`: it may teach little.
         action: What a breach leads to by default.
-        choices: What the recipe may choose instead.
+        choices: What the recipe may choose instead. `fix` mends messages: where a breach is in tools or tool calls, or
+            outlives the mending, it is a quarantine.
     """
 
     rule: str
@@ -56,14 +57,18 @@ CHECKS: dict[str, Check] = {
     "message_too_long": Check("a message must have at most dataset.max_message_chars", "error", "quarantine", _NO_FIX),
     # its text
     "byte_order_mark": Check("text must be free of byte order marks", "quality", "fix", _ANY),
-    "control_character": Check("text must be free of control characters", "risk", "quarantine", _ANY),
+    "control_character": Check(
+        "text must be free of control characters, tags and overrides of its direction", "risk", "quarantine", _ANY
+    ),
     "not_nfc": Check("text should be in Unicode's normal form C", "quality", "fix", _ANY),
     "replacement_character": Check("text should be free of U+FFFD, the mark of lost bytes", "quality", "warn", _NO_FIX),
     "secret": Check("text must be free of keys and tokens", "risk", "quarantine", _ANY),
     "email": Check("text should be free of e-mail addresses", "risk", "warn", _ANY),
     "card_number": Check("text must be free of payment card numbers", "risk", "quarantine", _ANY),
     "refusal": Check("answers should not refuse by rote", "quality", "warn", _NO_FIX),
-    "wrong_language": Check("text must be in dataset.language", "quality", "quarantine", _NO_FIX),
+    "wrong_language": Check(
+        "turns, but the system's and tools', must be in dataset.language", "quality", "quarantine", _NO_FIX
+    ),
     # its tokens
     "template_refuses": Check("the chat template must render the row", "error", "quarantine"),
     "template_prefix": Check("the prompt's tokens must begin those of the conversation", "error", "quarantine"),

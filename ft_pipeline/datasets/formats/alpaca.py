@@ -8,31 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.datasets.conversation import Conversation, Message, RowFault, show_value
+from ft_pipeline.datasets.conversation import Conversation, Message, RowFault, pack_extra, show_value
+from ft_pipeline.datasets.formats.fields import add_system, read_text
+from ft_pipeline.datasets.formats.tools import read_tools
 
 
 def parse_alpaca(row: Mapping[str, Any]) -> Conversation:
     """The conversation of one row: instruction and input are the user's turn, a blank line between them.
 
     Raises:
-        RowFault: `wrong_shape`: a field is no text.
+        RowFault: `wrong_shape`: a field is no text, or `history` no list of pairs of texts.
     """
-    instruction, output = _read_text(row, "instruction"), _read_text(row, "output")
-    extra = _read_text(row, "input") if row.get("input") is not None else ""
+    instruction, output = read_text(row, "instruction"), read_text(row, "output")
+    extra = read_text(row, "input") if row.get("input") is not None else ""
+    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
+    messages = _read_history(row.get("history"))
+    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": output}]
+    add_system(messages, row)
+    return Conversation(messages, pack_extra(read_tools(row), {}))
+
+
+def _read_history(value: Any) -> list[Message]:
+    if value is None or value == "":  # the latter of a CSV file
+        return []
+    if not isinstance(value, list):
+        raise RowFault("wrong_shape", f'"history" must be a list of pairs of texts, got {show_value(value)}')
     messages: list[Message] = []
-    if row.get("system"):
-        messages.append({"role": "system", "content": _read_text(row, "system")})
-    for pair in row.get("history") or []:
+    for pair in value:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise RowFault("wrong_shape", f'"history" must be pairs of texts, got {show_value(pair)}')
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    messages += [{"role": "user", "content": prompt}, {"role": "assistant", "content": output}]
-    return Conversation(messages)
-
-
-def _read_text(row: Mapping[str, Any], field: str) -> str:
-    value = row[field]
-    if not isinstance(value, str):
-        raise RowFault("wrong_shape", f'"{field}" must be text, got {show_value(value)}')
-    return value
+    return messages

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.datasets.conversation import Conversation, RowFault
 from ft_pipeline.datasets.formats import FORMATS
+from ft_pipeline.datasets.formats.fields import read_group
+from ft_pipeline.datasets.formats.hints import advise
 from ft_pipeline.errors import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SAMPLE_ROWS = 100
 AUTO = "auto"
@@ -49,8 +53,7 @@ class Layout:
         for column in format_.columns:
             if column not in row:
                 raise _misfit(row, self.format, self.columns)
-        group = row.get("group")
-        return format_.parse(row), None if group is None else str(group)
+        return format_.parse(row), read_group(row)
 
     def read_plain(self, lines: bytes) -> pa.ListArray | None:
         """The messages of lines of JSON, if there is a short way to them."""
@@ -68,25 +71,46 @@ def choose_layout(name: str, rows: Sequence[Any], wanted: str, columns: Mapping[
         columns: The recipe's mapping.
 
     Raises:
-        SourceError: no format fits any row.
+        SourceError: no format fits any row, or no row has a column that the mapping names.
     """
+    objects = [row for row in rows if isinstance(row, dict)]
+    if objects:
+        _require_mapped(name, objects, columns)
     if wanted != AUTO:
         return Layout(wanted, columns, "the recipe says so")
     if not rows:
         return Layout(UNKNOWN, columns, "none of its first rows can be read")
-    objects = [_rename(row, columns) for row in rows if isinstance(row, dict)]
-    votes = Counter(found for row in objects if (found := _detect(row)))
+    votes = Counter(found for row in objects if (found := _detect(_rename(row, columns))))
     if not votes:
-        seen = ", ".join(sorted({str(column) for row in objects for column in row})[:20]) or "none"
+        seen = ", ".join(sorted(_columns_of(objects))[:20]) or "none"
         known = "; ".join(f"{key}: {', '.join(format_.columns)}" for key, format_ in FORMATS.items())
         raise SourceError(
             f"{name}: no format fits its first {len(rows)} rows, whose columns are: {seen}. A format goes by its "
-            f"columns ({known}). Map yours in the recipe, e.g. dataset.columns: "
-            "{prompt: question, completion: answer}."
+            f"columns ({known}). {advise(rows)}"
         )
     most = max(FORMATS, key=lambda key: votes[key])
     shown = " and ".join(f'"{columns.get(column, column)}"' for column in FORMATS[most].columns)
     return Layout(most, columns, f"{shown} in {votes[most]} of the first {len(rows)} rows")
+
+
+def _require_mapped(name: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    there = _columns_of(rows)
+    faults = []
+    for ours, theirs in columns.items():
+        if theirs in there:
+            continue
+        near = difflib.get_close_matches(theirs, there, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there[:20]) or 'none'}."
+        faults.append(f"none has {theirs!r} (as {ours}); {hint}")
+    if faults:
+        raise SourceError(
+            f"{name}: dataset.columns must name columns that the first {len(rows)} rows have: {' '.join(faults)} Fix "
+            "the name, or give this source columns of its own."
+        )
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(column) for row in rows for column in row))
 
 
 def _detect(row: Mapping[str, Any]) -> str | None:
@@ -94,8 +118,10 @@ def _detect(row: Mapping[str, Any]) -> str | None:
 
 
 def _rename(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under the format's names; a column that has such a name by itself is not what the recipe means."""
     renamed = dict(row)
-    for theirs in columns.values():
+    for ours, theirs in columns.items():
+        renamed.pop(ours, None)
         renamed.pop(theirs, None)
     for ours, theirs in columns.items():
         if theirs in row:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.datasets.conversation import Conversation, Message, RowFault, show_value
+from ft_pipeline.datasets.conversation import Conversation, Message, RowFault, pack_extra, show_value
 from ft_pipeline.datasets.formats.chat_messages import parse_turns
+from ft_pipeline.datasets.formats.fields import add_system
+from ft_pipeline.datasets.formats.tools import read_tools
 
 
 def parse_prompt_completion(row: Mapping[str, Any]) -> Conversation:
-    """The conversation of one row; `system` beside a prompt of text becomes the first turn.
+    """The conversation of one row; `system` beside it becomes the first turn.
 
     Raises:
         RowFault: `wrong_shape`: prompt and completion are neither two texts nor two lists of messages.
@@ -21,9 +23,8 @@ def parse_prompt_completion(row: Mapping[str, Any]) -> Conversation:
     prompt, completion = row["prompt"], row["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         messages: list[Message] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-        if isinstance(row.get("system"), str) and row["system"].strip():
-            messages.insert(0, {"role": "system", "content": row["system"]})
-        return Conversation(messages)
+        add_system(messages, row)
+        return Conversation(messages, pack_extra(read_tools(row), {}))
     if isinstance(prompt, list) and isinstance(completion, list):
         return parse_turns([*prompt, *completion], row, "prompt and completion")
     raise RowFault(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ft_pipeline.datasets.conversation import TEXT_ROLE, Conversation, RowFault, show_value
+from ft_pipeline.datasets.conversation import TEXT_ROLE, Conversation
+from ft_pipeline.datasets.formats.fields import read_text
 
 
 def parse_text(row: Mapping[str, Any]) -> Conversation:
@@ -14,7 +15,4 @@ def parse_text(row: Mapping[str, Any]) -> Conversation:
     Raises:
         RowFault: `wrong_shape`: it is no text.
     """
-    text = row["text"]
-    if not isinstance(text, str):
-        raise RowFault("wrong_shape", f'"text" must be text, got {show_value(text)}')
-    return Conversation([{"role": TEXT_ROLE, "content": text}])
+    return Conversation([{"role": TEXT_ROLE, "content": read_text(row, "text")}])

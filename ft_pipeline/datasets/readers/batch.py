@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ft_pipeline.datasets.conversation import RowFault
 from ft_pipeline.datasets.json_text import decode_json
 
+BATCH_BYTES = 4 << 20
+_BATCH_ROWS = 10_000
 MAX_ROW_BYTES = 16 << 20
 MAX_SHOWN_CHARS = 20_000
 
@@ -51,10 +53,33 @@ class Batch:
                 continue
             try:
                 if len(line) > MAX_ROW_BYTES:
-                    raise RowFault("line_too_long", f"a row must have at most {MAX_ROW_BYTES} bytes, got {len(line)}")
+                    raise too_long(len(line))
                 yield Record(number, decode_json(line))
             except RowFault as err:
                 yield Record(number, None, line[: MAX_SHOWN_CHARS * 4].decode(errors="replace").rstrip("\r"), err)
+
+
+def cut_batches(rows: Iterable[tuple[Record, int]]) -> Iterator[Batch]:
+    """Batches of about 4 MiB and at most 10,000 rows.
+
+    Args:
+        rows: Each with its size in bytes.
+    """
+    records: list[Record] = []
+    taken_bytes = 0
+    for record, size_bytes in rows:
+        records.append(record)
+        taken_bytes += size_bytes
+        if taken_bytes >= BATCH_BYTES or len(records) == _BATCH_ROWS:
+            yield Batch(records=tuple(records))
+            records, taken_bytes = [], 0
+    if records:
+        yield Batch(records=tuple(records))
+
+
+def too_long(size_bytes: int) -> RowFault:
+    """The fault of a row above the limit."""
+    return RowFault("line_too_long", f"a row must have at most {MAX_ROW_BYTES} bytes, got {size_bytes}")
 
 
 def show_row(value: Any) -> str:

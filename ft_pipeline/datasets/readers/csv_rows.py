@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from ft_pipeline.datasets.conversation import RowFault
-from ft_pipeline.datasets.readers.batch import MAX_ROW_BYTES, MAX_SHOWN_CHARS, Batch, Record
-from ft_pipeline.datasets.readers.json_lines import refuse_utf16
+from ft_pipeline.datasets.readers.batch import (
+    MAX_ROW_BYTES,
+    MAX_SHOWN_CHARS,
+    Batch,
+    Record,
+    cut_batches,
+    too_long,
+)
+from ft_pipeline.datasets.readers.csv_lines import Lines, LongLine
 from ft_pipeline.errors import SourceError
 
-_BATCH_ROWS = 10_000
+_FIELD = re.compile(r'(?:"(?:[^"]|"")*+"|[^",\r\n][^,\r\n]*+|)(?:,|$)')
 
 
 def read_csv(stream: BinaryIO, name: str) -> Iterator[Batch]:
@@ -22,66 +30,17 @@ def read_csv(stream: BinaryIO, name: str) -> Iterator[Batch]:
     Raises:
         SourceError: there is no header, or a name stands twice in it.
     """
-    lines = _Lines(stream, name)
-    header = next(iter(_read_rows(lines)), None)
+    lines = Lines(stream, name)
+    rows = _read_rows(lines)
+    header = next(rows, None)
     if header is None:
         return
     names = _check_header(header, name)
-    rows: list[Record] = []
-    for row in _read_rows(lines):
-        rows.append(_to_object(row, names) if row.fault is None else row)
-        if len(rows) == _BATCH_ROWS:
-            yield Batch(records=tuple(rows))
-            rows = []
-    if rows:
-        yield Batch(records=tuple(rows))
+    objects = (_to_object(row, names) if row.fault is None else row for row in rows)
+    yield from cut_batches((row, lines.taken_chars) for row in objects)
 
 
-class _Lines:
-    """The lines of a stream as text, of which those of a broken row can be given back."""
-
-    def __init__(self, stream: BinaryIO, name: str) -> None:
-        self._stream = stream
-        self._ahead: list[str] = []
-        self.taken: list[str] = []
-        self.number = 0
-        self._taken_chars = 0
-        self._name = name
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._ahead.pop() if self._ahead else self._read()
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._taken_chars += len(line)
-        if self._taken_chars > MAX_ROW_BYTES:
-            raise csv.Error(f"a row must have at most {MAX_ROW_BYTES} characters; is a quote never closed?")
-        self.taken.append(line)
-        return line
-
-    def begin_row(self) -> None:
-        """What was taken so far is done with."""
-        self.taken, self._taken_chars = [], 0
-
-    def give_back(self, kept: int) -> None:
-        """Read all but the first lines of this row again."""
-        back = self.taken[kept:]
-        self.number -= len(back)
-        self._ahead += reversed(back)
-
-    def _read(self) -> str:
-        raw = self._stream.readline(MAX_ROW_BYTES)
-        if self.number == 0 and not self.taken:
-            refuse_utf16(raw, self._name)
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        # A byte that is no UTF-8 becomes a lone surrogate, which `_to_object` finds.
-        return raw.decode("utf-8", errors="surrogateescape")
-
-
-def _read_rows(lines: _Lines) -> Iterator[Record]:
+def _read_rows(lines: Lines) -> Iterator[Record]:
     while True:
         lines.begin_row()
         first = lines.number + 1
@@ -91,13 +50,30 @@ def _read_rows(lines: _Lines) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as err:
-            taken = lines.taken or [""]
-            text = taken[0]
             lines.give_back(1)
-            yield Record(first, None, _show(text), RowFault("invalid_csv", f"not valid CSV: {err}"))
+            yield _to_fault(first, lines.taken[0], err)
             continue
         if fields:
             yield Record(first, fields, _show("".join(lines.taken)))
+
+
+def _to_fault(number: int, line: str, err: csv.Error) -> Record:
+    """The record of a line with which no row can begin."""
+    if isinstance(line, LongLine):
+        return Record(number, None, _show(line), too_long(line.size_bytes))
+    column = _find_broken_field(line.rstrip("\r\n"))
+    return Record(number, None, _show(line), RowFault("invalid_csv", f"not valid CSV: {err}", column))
+
+
+def _find_broken_field(line: str) -> int:
+    """Where the first field begins that cannot be read, in bytes from 1; 0 if all fields of the line can be."""
+    at = 0
+    while at < len(line):
+        field = _FIELD.match(line, at)
+        if not field:
+            return len(line[:at].encode(errors="surrogateescape")) + 1
+        at = field.end()
+    return 0
 
 
 def _to_object(row: Record, names: list[str]) -> Record:
@@ -105,8 +81,9 @@ def _to_object(row: Record, names: list[str]) -> Record:
     if len(fields) != len(names):
         fault = RowFault("wrong_shape", f"a row must have {len(names)} fields, as the header has; got {len(fields)}")
         return Record(row.line, None, row.text, fault)
-    if any(_is_broken(field) for field in fields):
-        return Record(row.line, None, row.text, RowFault("invalid_utf8", "not UTF-8"))
+    if broken := [name for name, field in zip(names, fields, strict=True) if _is_broken(field)]:
+        fault = RowFault("invalid_utf8", f"not UTF-8: the field {broken[0]!r}")
+        return Record(row.line, None, row.text, fault)
     return Record(row.line, dict(zip(names, fields, strict=True)), row.text)
 
 

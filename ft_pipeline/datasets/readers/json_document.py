@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ft_pipeline.datasets.conversation import RowFault
 from ft_pipeline.datasets.json_text import read_value, require_whole_characters
-from ft_pipeline.datasets.readers.batch import MAX_SHOWN_CHARS, Batch, Record
-from ft_pipeline.datasets.readers.json_lines import refuse_utf16
+from ft_pipeline.datasets.readers.batch import MAX_ROW_BYTES, MAX_SHOWN_CHARS, Batch, Record, cut_batches, too_long
+from ft_pipeline.datasets.readers.file_head import refuse_utf16
+from ft_pipeline.datasets.readers.json_resync import Resync
 from ft_pipeline.errors import SourceError
 
 MAX_DOCUMENT_BYTES = 256 << 20
-_BATCH_ROWS = 10_000
+_HEAD_BYTES = 4096
+_UNCLOSED = "not valid JSON: a bracket or a quote is not closed"
 _BLANK = re.compile(r"[ \t\r\n]*")
 # A place in a line that begins farther back than this is not worth looking for.
 _LONG_LINE_CHARS = 1 << 16
-_NEXT_ROW = re.compile(r"\}\s*,?\s*(?=\{)")
 
 
 class _Text(str):
@@ -36,13 +37,14 @@ class _Text(str):
 def read_json(stream: BinaryIO, name: str) -> Iterator[Batch]:
     """Batches of the rows of a document.
 
-    After a row that is broken, reading goes on at the next place that looks like a row's beginning.
+    After a row that is broken, reading goes on behind it; see `Resync`. What stands behind an array is read like what
+    stands before it: rows, another array, or faults.
 
     Raises:
         SourceError: the document is larger than 256 MiB, no UTF-8, or no array and no objects.
     """
     data = stream.read(MAX_DOCUMENT_BYTES + 1)
-    refuse_utf16(data[:2], name)
+    refuse_utf16(data[:_HEAD_BYTES], name)
     if len(data) > MAX_DOCUMENT_BYTES:
         raise SourceError(
             f"{name}: a .json file must be at most {MAX_DOCUMENT_BYTES >> 20} MiB, for it is read as a whole. "
@@ -52,55 +54,87 @@ def read_json(stream: BinaryIO, name: str) -> Iterator[Batch]:
         text = _Text(data.decode("utf-8-sig"))
     except UnicodeDecodeError as err:
         raise SourceError(f"{name}: text must be UTF-8; byte {err.start} is not ({err.reason})") from err
-    rows: list[Record] = []
-    for row in _read_rows(text, name):
-        rows.append(row)
-        if len(rows) == _BATCH_ROWS:
-            yield Batch(records=tuple(rows))
-            rows = []
-    if rows:
-        yield Batch(records=tuple(rows))
-
-
-def _read_rows(text: str, name: str) -> Iterator[Record]:
-    at = _skip_blank(text, 0)
-    if at == len(text):
-        return
-    is_array = text[at] == "["
-    if not is_array and text[at] != "{":
-        line = str.count(text, "\n", 0, at) + 1
+    del data
+    begin = _skip_blank(text, 0)
+    if text[begin : begin + 1] not in ("[", "{", ""):
+        line = str.count(text, "\n", 0, begin) + 1
         raise SourceError(f"{name}:{line}: a .json file must be an array of rows or rows one after the other")
-    at += is_array
+    yield from cut_batches(_read_rows(text))
+
+
+def _read_rows(text: str) -> Iterator[tuple[Record, int]]:
+    resync = Resync(text)
+    is_array, at = False, 0
     line, counted = 1, 0
-    while (at := _skip_separator(text, at)) < len(text) and not (is_array and text[at] == "]"):
+    while (at := _skip_blank(text, at)) < len(text):
+        if text[at] == ("]" if is_array else "["):
+            is_array, at = not is_array, at + 1
+            continue
+        at = _skip_separator(text, at)
+        if at == len(text) or (is_array and text[at] == "]"):
+            continue
         line, counted = line + str.count(text, "\n", counted, at), at
-        row, at = _read_row(text, at, line)
-        yield row
-    if is_array and at == len(text):
+        row, end = _read_row(text, at, line, is_array, resync)
+        yield row, end - at
+        at = end
+    if is_array:
         fault = RowFault("invalid_json", "the array has no end: the file may be cut off")
-        yield Record(line + str.count(text, "\n", counted), None, text[-MAX_SHOWN_CHARS:], fault)
+        yield Record(line + str.count(text, "\n", counted), None, text[-MAX_SHOWN_CHARS:], fault), MAX_SHOWN_CHARS
 
 
-def _read_row(text: str, at: int, line: int) -> tuple[Record, int]:
+def _read_row(text: str, at: int, line: int, is_array: bool, resync: Resync) -> tuple[Record, int]:
     try:
-        value, end = read_value(text, at)
-        require_whole_characters(text[at:end], value)
-    except json.JSONDecodeError as err:
-        begin = str.rfind(text, "\n", max(0, err.pos - _LONG_LINE_CHARS), err.pos)
-        column = err.pos - begin if begin >= 0 or err.pos < _LONG_LINE_CHARS else 0
-        place = line + str.count(text, "\n", at, err.pos)
-        fault = RowFault("invalid_json", f"not valid JSON: {err.msg} (line {place})", column)
-    except RecursionError:
-        fault = RowFault("too_deep", "nested deeper than can be read")
-    except RowFault as err:
-        fault = err
-    except ValueError as err:
-        fault = RowFault("invalid_json", f"not valid JSON: {err}")
+        value, end = _read_value(text, at, resync)
+    except (RecursionError, ValueError) as err:
+        end = resync.find_end(at, is_array)
+        fault = _explain(err, text, at, end, line)
     else:
-        return Record(line, value), end
-    after = _NEXT_ROW.search(text, at + 1)
-    end = after.end() if after else len(text)
-    return Record(line, None, text[at : min(end, at + MAX_SHOWN_CHARS)], fault), end
+        resync.note_row(at, value)
+        size_bytes = _count_bytes(text, at, end)
+        if size_bytes <= MAX_ROW_BYTES:
+            return Record(line, value), end
+        fault = too_long(size_bytes)
+    return Record(line, None, text[at : min(end, at + MAX_SHOWN_CHARS)].rstrip(", \t\r\n"), fault), end
+
+
+def _read_value(text: str, at: int, resync: Resync) -> tuple[Any, int]:
+    if resync.is_spent:
+        try:
+            value, length = read_value(text[at : resync.guess_end(at)], 0)
+        except json.JSONDecodeError as err:
+            raise json.JSONDecodeError(err.msg, text, at + err.pos) from err
+        end = at + length
+    else:
+        value, end = read_value(text, at)
+    require_whole_characters(text[at:end], value)
+    return value, end
+
+
+def _explain(err: Exception, text: str, at: int, end: int, line: int) -> RowFault:
+    """Why the row from `at` to `end` cannot be read, and where in it."""
+    if isinstance(err, RecursionError):
+        try:  # without the rows behind it, which a row without an end would hold
+            read_value(text[at:end], 0)
+        except json.JSONDecodeError:
+            return RowFault("invalid_json", _UNCLOSED)
+        except (RecursionError, ValueError):
+            pass
+        return RowFault("too_deep", "nested deeper than can be read")
+    if isinstance(err, RowFault):
+        return err
+    if not isinstance(err, json.JSONDecodeError):
+        return RowFault("invalid_json", f"not valid JSON: {err}")
+    if err.pos >= end and end < len(text):
+        return RowFault("invalid_json", _UNCLOSED)
+    begin = str.rfind(text, "\n", max(0, err.pos - _LONG_LINE_CHARS), err.pos)
+    column = err.pos - begin if begin >= 0 or err.pos < _LONG_LINE_CHARS else 0
+    place = line + str.count(text, "\n", at, err.pos)
+    return RowFault("invalid_json", f"not valid JSON: {err.msg} (line {place})", column)
+
+
+def _count_bytes(text: str, at: int, end: int) -> int:
+    """Size of a part; exact where it may matter."""
+    return end - at if 4 * (end - at) <= MAX_ROW_BYTES else len(text[at:end].encode(errors="surrogatepass"))
 
 
 def _skip_blank(text: str, at: int) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
-from ft_pipeline.datasets.conversation import RowFault
-from ft_pipeline.datasets.readers.batch import MAX_ROW_BYTES, MAX_SHOWN_CHARS, Batch, Record
-from ft_pipeline.errors import SourceError
+from ft_pipeline.datasets.readers.batch import BATCH_BYTES, MAX_ROW_BYTES, MAX_SHOWN_CHARS, Batch, Record, too_long
+from ft_pipeline.datasets.readers.file_head import refuse_no_json_lines, refuse_utf16
 
-BATCH_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -17,10 +15,14 @@ def read_json_lines(stream: BinaryIO, name: str) -> Iterator[Batch]:
     """Batches of whole lines. A line of more than 16 MiB is a fault, and only its head is kept in memory.
 
     Raises:
-        SourceError: the file is UTF-16.
+        SourceError: the file is UTF-16, has carriage returns as line breaks, or is a JSON document.
     """
-    rest, line = _begin(stream, name), 1
-    while block := stream.read(BATCH_BYTES):
+    block = stream.read(BATCH_BYTES)
+    refuse_utf16(block, name)
+    block = block.removeprefix(_BOM)
+    refuse_no_json_lines(block, name)
+    rest, line = b"", 1
+    while block:
         data = rest + block
         end = data.rfind(b"\n") + 1
         if end:
@@ -30,20 +32,9 @@ def read_json_lines(stream: BinaryIO, name: str) -> Iterator[Batch]:
         if len(rest) > MAX_ROW_BYTES:
             tail = yield from _skip_long_line(stream, rest, line)
             rest, line = tail, line + 1
+        block = stream.read(BATCH_BYTES)
     if rest:
         yield Batch(lines=rest, first_line=line)
-
-
-def _begin(stream: BinaryIO, name: str) -> bytes:
-    head = stream.read(4)
-    refuse_utf16(head, name)
-    return head.removeprefix(_BOM)
-
-
-def refuse_utf16(head: bytes, name: str) -> None:
-    """Raise `SourceError` if a file begins with UTF-16's byte order mark."""
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise SourceError(f"{name}: text must be UTF-8, and this is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8")
 
 
 def _skip_long_line(stream: BinaryIO, head: bytes, line: int) -> Generator[Batch, None, bytes]:
@@ -59,6 +50,5 @@ def _skip_long_line(stream: BinaryIO, head: bytes, line: int) -> Generator[Batch
         if end:
             tail = block[end:]
             break
-    fault = RowFault("line_too_long", f"a row must have at most {MAX_ROW_BYTES} bytes, got {length}")
-    yield Batch(records=(Record(line, None, head[:MAX_SHOWN_CHARS].decode(errors="replace"), fault),))
+    yield Batch(records=(Record(line, None, head[:MAX_SHOWN_CHARS].decode(errors="replace"), too_long(length)),))
     return tail

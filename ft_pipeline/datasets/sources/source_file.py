@@ -37,7 +37,9 @@ class SourceFile:
     @property
     def layout(self) -> str:
         """Hash of how it is read: the same bytes may be read otherwise in another set or under another recipe."""
-        return fingerprint({"kind": self.kind, "format": self.format, "columns": dict(self.columns)})
+        kind, compression = split_suffix(self.name)
+        columns = dict(self.columns)
+        return fingerprint({"kind": kind, "compression": compression, "format": self.format, "columns": columns})
 
     @property
     def kind(self) -> str:

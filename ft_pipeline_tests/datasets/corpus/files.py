@@ -66,8 +66,6 @@ _WHOLE_PARQUET = _parquet({"messages": _MESSAGES})
 UNREADABLE_CASES = [
     _text("csv_in_jsonl", "a.jsonl", "\n".join(_PAIRS)),
     _text("only_broken", "a.jsonl", "broken\n" * GOOD_ROWS),
-    _text("only_carriage_returns", "a.jsonl", _LINES.replace("\n", "\r")),
-    _text("utf_16_without_mark", "a.jsonl", _LINES.encode("utf-16-le")),
     _text("bomb_json", "a.json", "[" * 100_000),
 ]
 TEXT_CASES = [
@@ -78,6 +76,15 @@ TEXT_CASES = [
         for suffix in ("jsonl", "json", "csv")
         for order, mark in (("le", b"\xff\xfe"), ("be", b"\xfe\xff"))
     ),
+    *(
+        _text(f"utf_16_without_mark_{order}_{suffix}", f"a.{suffix}", _LINES.encode(f"utf-16-{order}"), error="UTF-16")
+        for suffix in ("jsonl", "json", "csv")
+        for order in ("le", "be")
+    ),
+    _text("only_carriage_returns", "a.jsonl", _LINES.replace("\n", "\r"), error="carriage returns"),
+    _text("indented_in_jsonl", "a.jsonl", json.dumps(json.loads(good(1)), indent=2), error="Name it .json"),
+    _text("document_in_jsonl", "a.jsonl", "[\n" + ",\n".join(_GOOD) + "\n]", error="Name it .json"),
+    _text("one_line_array_in_jsonl", "a.jsonl", "[" + ",".join(_GOOD) + "]", error="Name it .json"),
     _text("mark_jsonl", "a.jsonl", "\ufeff" + _LINES, GOOD_ROWS),
     _text("mark_json", "a.json", "\ufeff" + _ARRAY, GOOD_ROWS),
     _text("mark_csv", "a.csv", "\ufeffprompt,completion\n" + "\n".join(_PAIRS), GOOD_ROWS),
@@ -144,7 +151,7 @@ TABLE_CASES = [
         60,
         line_62="invalid_utf8",
     ),
-    _text("carriage_returns_csv", "a.csv", "prompt,completion\r" + "\r".join(_PAIRS), error="header.*new-line"),
+    _text("carriage_returns_csv", "a.csv", "prompt,completion\r" + "\r".join(_PAIRS), error="carriage returns"),
     _text("header_twice", "a.csv", "prompt,prompt\na,b\n", error="twice: 'prompt'"),
     _text("header_unclosed", "a.csv", '"prompt,completion\na,b\n', error="header"),
     _text("header_alone", "a.csv", "prompt,completion\n", error="empty"),

@@ -95,7 +95,9 @@ SHAPE_CASES = [
     row("fine_mark_in_text", turns(("user", "\ufeffa question"), ("assistant", "b"))),
     row("fine_lost_bytes", turns(("user", "a \ufffd question"), ("assistant", "b"))),
     row("fine_not_nfc", turns(("user", "cafe\u0301"), ("assistant", "b"))),
-    row("fine_markup", turns(("user", "<script>alert(1)</script>"), ("assistant", "\u202eb"))),
-    row("fine_group_of_any_type", _messages([_TURN, _ANSWER], group=[1, {"a": None}])),
+    row("fine_markup", turns(("user", "<script>alert(1)</script>"), ("assistant", "<b>b</b>"))),
+    row("bidirectional_override", turns(("user", "a"), ("assistant", "\u202eb")), "control_character"),
+    row("group_of_a_list", _messages([_TURN, _ANSWER], group=[1, {"a": None}]), "wrong_shape"),
+    row("fine_group_of_a_number", _messages([_TURN, _ANSWER], group=1.0)),
     row("fine_developer", turns(("developer", "s"), ("user", "a"), ("assistant", "b"))),
 ]

@@ -158,5 +158,5 @@ SYNTAX_CASES = [
     row("fine_key_in_text", within(r"{\"role\": \"user\", \"role\": 1}")),
     row("fine_long_key", '{"%s": 1, ' % ("k" * 1_000_000) + turns(("user", "a"), ("assistant", "b"))[1:]),
     row("fine_same_key_in_two_objects", beside('[{"a": 1}, {"a": 1}]')),
-    row("fine_noncharacter", within("\uffff")),
+    row("noncharacter", within("\uffff"), "control_character"),
 ]

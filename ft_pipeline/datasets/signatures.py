@@ -1,0 +1,99 @@
+"""MinHash signatures of rows, and the pairs of rows that they make likely to be near duplicates.
+
+Banding as in Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4. The signatures are rensa's.
+With 8 bands of 3 a pair of a Jaccard index of 0.8 shares a band with a probability of 99.7 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft_pipeline.datasets.shingles import STEP_ROWS, Shingler
+
+_BANDS, _BAND_ROWS = 8, 3
+SIGNATURE = _BANDS * _BAND_ROWS
+_SEED = 42
+# Rows that share a band with so few others are compared with all of them.
+_SMALL_BUCKET = 8
+# A pair may be passed over unseen by the agreement of its signatures with so small a probability.
+_MISS = 1e-3
+_MIX = np.uint64(0xD6E8FEB86659FD93)
+_SHIFT_HIGH = np.uint64(32)
+Signatures = NDArray[np.uint16]
+Pairs = NDArray[np.int64]
+
+
+def sign(texts: Sequence[str], shingler: Shingler) -> Signatures:
+    """The low 16 bits of each text's MinHash values, shape (texts, SIGNATURE)."""
+    from rensa import RMinHash
+
+    signed = np.empty((len(texts), SIGNATURE), np.uint16)
+    for at in range(0, len(texts), STEP_ROWS):
+        hashes, offsets = shingler(texts[at : at + STEP_ROWS])
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, offsets.astype(np.uint64), num_perm=SIGNATURE, seed=_SEED
+        )
+        signed[at : at + STEP_ROWS] = np.asarray(matrix.to_rows(), np.uint64).astype(np.uint16)
+    return signed
+
+
+def find_candidates(signatures: Signatures) -> tuple[Pairs, list[NDArray[np.int64]]]:
+    """Pairs of rows that share a band, shape (pairs, 2), the smaller number first, each once.
+
+    Returns:
+        The pairs; and the rows, ascending, of each bucket that holds too many to compare all with each other.
+    """
+    count = len(signatures)
+    bits = np.uint64(max(1, int(count - 1).bit_length()))
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    numbers = np.arange(count, dtype=np.uint64)
+    found: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+    crowds: list[NDArray[np.int64]] = []
+    for band in range(_BANDS):
+        merged = np.sort((_band_keys(signatures, band) & ~low) | numbers)
+        bucket, row = merged >> bits, merged & low
+        begins = np.flatnonzero(np.concatenate(([True], bucket[1:] != bucket[:-1], [True])))
+        sizes = np.diff(begins)
+        crowds += [row[begins[b] : begins[b + 1]].astype(np.int64) for b in np.flatnonzero(sizes > _SMALL_BUCKET)]
+        is_small = np.repeat(sizes <= _SMALL_BUCKET, sizes)
+        for step in range(1, _SMALL_BUCKET):
+            mates = np.flatnonzero((bucket[step:] == bucket[:-step]) & is_small[step:])
+            found.append((row[mates] << _SHIFT_HIGH) | row[mates + step])
+    return unpack_pairs(np.concatenate(found)), crowds
+
+
+def agree(signatures: Signatures, pairs: Pairs, threshold: float) -> NDArray[np.bool_]:
+    """Which pairs have signatures that agree in as many places as those of a Jaccard index of the threshold do."""
+    least = _least_agreement(threshold)
+    agreeing = np.zeros(len(pairs), np.uint8)
+    for place in range(SIGNATURE):
+        column = signatures[:, place]
+        agreeing += column[pairs[:, 0]] == column[pairs[:, 1]]
+    return agreeing >= least
+
+
+def unpack_pairs(packed: NDArray[np.uint64]) -> Pairs:
+    """Pairs of the form `low << 32 | high`, each once, sorted."""
+    pairs = np.unique(packed)
+    return np.stack((pairs >> _SHIFT_HIGH, pairs & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
+
+
+def _band_keys(signatures: Signatures, band: int) -> NDArray[np.uint64]:
+    key = np.zeros(len(signatures), np.uint64)
+    for place in range(band * _BAND_ROWS, (band + 1) * _BAND_ROWS):
+        key = (key << np.uint64(16)) | signatures[:, place]
+    return key * _MIX
+
+
+def _least_agreement(threshold: float) -> int:
+    """By the binomial distribution: a place agrees with the probability of the Jaccard index."""
+    missed = 0.0
+    for least in range(SIGNATURE + 1):
+        missed += comb(SIGNATURE, least) * threshold**least * (1 - threshold) ** (SIGNATURE - least)
+        if missed > _MISS:
+            return least
+    return SIGNATURE
