@@ -44,7 +44,8 @@ def chunk_path(folder: Path, number: int) -> Path:
 def write_chunk(table: pa.Table, path: Path) -> str:
     """Write a chunk, and return its SHA-256 in hex."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=1, write_statistics=False)
+    # Nothing is looked up in it: dictionaries and statistics would be for nobody.
+    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False)
     content = sink.getvalue()
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

@@ -120,14 +120,14 @@ def owner_of(keys: U64) -> NDArray[np.int64]:
 def _find_words(buffer: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where words begin and where they end, in bytes of folded text between zeros."""
     is_word = buffer > ord(" ")
-    is_wide = buffer >= _FIRST_WIDE
-    if not is_wide.any():
-        edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
-        return edges[0::2], edges[1::2]
-    follows = is_word[:-1]
-    begins = is_word[1:] & (~follows | is_wide[1:])
-    ends = follows & (~is_word[1:] | begins)
-    return np.flatnonzero(begins) + 1, np.flatnonzero(ends) + 1
+    edges = np.flatnonzero(is_word[1:] != is_word[:-1]) + 1
+    starts, ends = edges[0::2], edges[1::2]
+    # A wide character ends the word before it, too.
+    cuts = np.flatnonzero(buffer >= _FIRST_WIDE)
+    cuts = cuts[is_word[cuts - 1]]
+    if not len(cuts):
+        return starts, ends
+    return np.insert(starts, np.searchsorted(starts, cuts), cuts), np.insert(ends, np.searchsorted(ends, cuts), cuts)
 
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

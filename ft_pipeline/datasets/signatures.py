@@ -7,6 +7,7 @@ With 8 bands of 3 a pair of a Jaccard index of 0.8 shares a band with a probabil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import comb
 
 import numpy as np
@@ -18,9 +19,10 @@ _BANDS, _BAND_ROWS = 8, 3
 SIGNATURE = _BANDS * _BAND_ROWS
 _SEED = 42
 # Rows that share a band with so few others are compared with all of them.
-_SMALL_BUCKET = 8
+_SMALL_BUCKET = 32
 # A pair may be passed over unseen by the agreement of its signatures with so small a probability.
 _MISS = 1e-3
+_SLAB_PAIRS = 10_000
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT_HIGH = np.uint64(32)
 Signatures = NDArray[np.uint16]
@@ -53,15 +55,21 @@ def find_candidates(signatures: Signatures) -> tuple[Pairs, list[NDArray[np.int6
     numbers = np.arange(count, dtype=np.uint64)
     found: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     crowds: list[NDArray[np.int64]] = []
-    for band in range(_BANDS):
-        merged = np.sort((_band_keys(signatures, band) & ~low) | numbers)
+
+    def sort(band: int) -> NDArray[np.uint64]:
+        return np.sort((_band_keys(signatures, band) & ~low) | numbers)
+
+    with ThreadPoolExecutor() as threads:
+        bands = list(threads.map(sort, range(_BANDS)))
+    for merged in bands:
         bucket, row = merged >> bits, merged & low
         begins = np.flatnonzero(np.concatenate(([True], bucket[1:] != bucket[:-1], [True])))
         sizes = np.diff(begins)
         crowds += [row[begins[b] : begins[b + 1]].astype(np.int64) for b in np.flatnonzero(sizes > _SMALL_BUCKET)]
-        is_small = np.repeat(sizes <= _SMALL_BUCKET, sizes)
+        is_small = np.repeat((sizes > 1) & (sizes <= _SMALL_BUCKET), sizes)
+        bucket, row = bucket[is_small], row[is_small]
         for step in range(1, _SMALL_BUCKET):
-            mates = np.flatnonzero((bucket[step:] == bucket[:-step]) & is_small[step:])
+            mates = np.flatnonzero(bucket[step:] == bucket[:-step])
             found.append((row[mates] << _SHIFT_HIGH) | row[mates + step])
     return unpack_pairs(np.concatenate(found)), crowds
 
@@ -69,11 +77,11 @@ def find_candidates(signatures: Signatures) -> tuple[Pairs, list[NDArray[np.int6
 def agree(signatures: Signatures, pairs: Pairs, threshold: float) -> NDArray[np.bool_]:
     """Which pairs have signatures that agree in as many places as those of a Jaccard index of the threshold do."""
     least = _least_agreement(threshold)
-    agreeing = np.zeros(len(pairs), np.uint8)
-    for place in range(SIGNATURE):
-        column = signatures[:, place]
-        agreeing += column[pairs[:, 0]] == column[pairs[:, 1]]
-    return agreeing >= least
+    agrees = np.zeros(len(pairs), bool)
+    for at in range(0, len(pairs), _SLAB_PAIRS):
+        some = pairs[at : at + _SLAB_PAIRS]
+        agrees[at : at + len(some)] = (signatures[some[:, 0]] == signatures[some[:, 1]]).sum(axis=1) >= least
+    return agrees
 
 
 def unpack_pairs(packed: NDArray[np.uint64]) -> Pairs:

@@ -125,13 +125,15 @@ def _check_all(
 def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFrame:
     """The hashes of all rows that keep the contract; training rows below the held-out share are in `held_out`."""
     names = pl.Enum(sorted({TRAINING_SET, HELD_OUT, *(chunk.set for chunk in chunks)}))
-    frames = []
-    for number, chunk in enumerate(chunks):
+
+    def read(number: int) -> pl.DataFrame:
+        chunk = chunks[number]
         frame = pl.read_parquet(chunk.checked, columns=list(NARROW)).with_row_index("row")
         frame = frame.filter(pl.col("reasons").list.len() == 0).drop("reasons")
-        frames.append(
-            frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
-        )
+        return frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
+
+    with ThreadPoolExecutor() as readers:
+        frames = list(readers.map(read, range(len(chunks))))
     rows = pl.concat(frames)
     is_held_out = (pl.col("set") == TRAINING_SET) & (pl.col("position") < settings.held_out_share)
     return rows.with_columns(pl.when(is_held_out).then(pl.lit(HELD_OUT, names)).otherwise(pl.col("set")).alias("set"))
@@ -157,12 +159,12 @@ class _TextReader:
         self._row = rows["row"].to_numpy()
 
     def __call__(self, numbers: NDArray[np.int64]) -> dict[int, str]:
-        found: dict[int, str] = {}
-        order = numbers[np.argsort(self._chunk[numbers], kind="stable")]
-        for chunk in np.unique(self._chunk[order]):
-            wanted = order[self._chunk[order] == chunk]
-            paths = self._chunks[chunk]
-            messages = read_messages(paths.raw, paths.checked, self._row[wanted])
-            texts = shingle_texts(Turns.read(messages).say())
-            found |= dict(zip(wanted.tolist(), texts, strict=True))
-        return found
+        chunk_of = self._chunk[numbers]
+        wanted = [(self._chunks[chunk], numbers[chunk_of == chunk]) for chunk in np.unique(chunk_of)]
+        with ThreadPoolExecutor() as readers:
+            texts = readers.map(lambda item: self._read(*item), wanted)
+        return {number: text for some in texts for number, text in some}
+
+    def _read(self, chunk: Chunk, numbers: NDArray[np.int64]) -> list[tuple[int, str]]:
+        messages = read_messages(chunk.raw, chunk.checked, self._row[numbers])
+        return list(zip(numbers.tolist(), shingle_texts(Turns.read(messages).say()), strict=True))

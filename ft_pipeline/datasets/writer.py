@@ -67,7 +67,8 @@ class DatasetWriter:
     def __init__(self, folder: Path, chunks: list[Chunk], rows: pl.DataFrame, repeats: Repeats, tally: Tally) -> None:
         self._folder = folder
         self._chunks = chunks
-        self._rows = rows
+        self._sets = rows["set"]
+        self._chunk_of, self._line_of = rows["chunk"].to_numpy(), rows["line"].to_numpy()
         self._repeats = repeats
         self._tally = tally
         self._at = 0
@@ -116,7 +117,7 @@ class DatasetWriter:
         here = slice(self._at, self._at + clean.height)
         self._at += clean.height
         return clean.with_columns(
-            self._rows["set"][here].cast(pl.String).alias("set"),
+            self._sets[here].cast(pl.String).alias("set"),
             pl.Series("kind", self._repeats.kind[here], pl.String),
             pl.Series("of", self._repeats.of[here]),
             pl.Series("similarity", self._repeats.similarity[here]),
@@ -124,12 +125,12 @@ class DatasetWriter:
         )
 
     def _name_originals(self, repeated: pl.DataFrame) -> pl.DataFrame:
-        originals = self._rows[repeated["of"].to_list()]
-        files = [self._chunks[number].file for number in originals["chunk"]]
+        originals = repeated["of"].to_numpy()
+        files = [self._chunks[number].file for number in self._chunk_of[originals].tolist()]
         shown = pl.col("messages").list.eval(pl.element().struct.json_encode()).list.join(", ")
         return repeated.with_columns(
             pl.Series("of_file", files, pl.String),
-            originals["line"].alias("of_line"),
+            pl.Series("of_line", self._line_of[originals]),
             pl.format("[{}]", shown).str.slice(0, MAX_SHOWN_CHARS).alias("row"),
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from ft_pipeline.datasets.conversation import RowFault
 from ft_pipeline.datasets.json_text import decode_json
 
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 10_000
 MAX_ROW_BYTES = 16 << 20
 MAX_SHOWN_CHARS = 20_000
