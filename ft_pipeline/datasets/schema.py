@@ -7,11 +7,9 @@ breach costs the same however long the text is, and the whole contract stands in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandera.errors
-import pandera.polars as pa
 import polars as pl
 from numpy.typing import NDArray
 
@@ -19,6 +17,9 @@ from ft_pipeline.datasets.checks import CHECKS
 from ft_pipeline.datasets.checks.text import IS_BLANK, TEXT_CHECKS
 from ft_pipeline.datasets.conversation import ROLES, TEXT_ROLE
 from ft_pipeline.datasets.turns import Turns
+
+if TYPE_CHECKING:
+    import pandera.polars as pa  # takes half a second: only where rows are checked
 
 _ANSWER = "assistant(,(tool,)+assistant)*"
 _ORDER = rf"^(?:{TEXT_ROLE}|(?:system,)?user,{_ANSWER}(?:,user,{_ANSWER})*)$"
@@ -32,6 +33,8 @@ def row_schema(max_message_chars: int) -> pa.DataFrameSchema:
     Args:
         max_message_chars: The recipe's limit.
     """
+    import pandera.polars as pa
+
     columns = {
         "unknown_roles": pa.Column(pl.UInt32, checks=[_check("unknown_role", pl.col("unknown_roles") == 0)]),
         "roles": pa.Column(str, checks=[_check("role_order", pl.col("roles").str.contains(_ORDER))]),
@@ -50,11 +53,13 @@ def find_breaches(facts: pl.DataFrame, schema: pa.DataFrameSchema) -> list[tuple
     Returns:
         Position in the frame and reason code of each.
     """
+    from pandera.errors import SchemaErrors
+
     if facts.is_empty():
         return []
     try:
         schema.validate(facts, lazy=True)
-    except pandera.errors.SchemaErrors as err:
+    except SchemaErrors as err:
         cases: Any = err.failure_cases
         return sorted({(int(index), str(check)) for index, check in cases.select("index", "check").iter_rows()})
     return []
@@ -97,4 +102,6 @@ def _count(is_hit: pl.Series, starts: NDArray[np.int64]) -> pl.Series:
 
 
 def _check(code: str, holds: pl.Expr) -> pa.Check:
+    import pandera.polars as pa
+
     return pa.Check(lambda data: data.lazyframe.select(holds), name=code, description=CHECKS[code].rule)

@@ -60,7 +60,7 @@ class Batch:
 
 
 def cut_batches(rows: Iterable[tuple[Record, int]]) -> Iterator[Batch]:
-    """Batches of about 4 MiB and at most 10,000 rows.
+    """Batches of about 8 MiB and at most 10,000 rows.
 
     Args:
         rows: Each with its size in bytes.
