@@ -78,7 +78,7 @@ def _find_near(
     kept = np.flatnonzero(repeats.kind == KEPT)
     kept = kept[np.lexsort((kept, ~is_held_out[kept], ~is_tested[kept]))]
 
-    def read(numbers: NDArray[np.int64]) -> dict[int, str]:
+    def read(numbers: NDArray[np.int64]) -> dict[int, bytes]:
         texts = texts_of(np.sort(kept[numbers]))
         return {number: texts[row] for number, row in zip(numbers.tolist(), kept[numbers].tolist(), strict=True)}
 

@@ -123,7 +123,7 @@ class _Search:
             return np.concatenate(list(pool.map(lambda share: jaccard(share, texts, self._settings), shares)))
 
 
-def jaccard(pairs: Pairs, texts: dict[int, str], settings: NearDuplicatesSection) -> NDArray[np.float64]:
+def jaccard(pairs: Pairs, texts: dict[int, bytes], settings: NearDuplicatesSection) -> NDArray[np.float64]:
     """The Jaccard index of the shingle sets of each pair, exact but for collisions of 56-bit hashes."""
     shingler = Shingler(settings.shingle_words)
     index = np.zeros(len(pairs))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
 from ft_pipeline.datasets.signatures import Pairs, unpack_pairs
 
-TextsOf = Callable[[NDArray[np.int64]], dict[int, str]]
+TextsOf = Callable[[NDArray[np.int64]], dict[int, bytes]]
 # Texts that are in memory at a time.
 _SLAB_ROWS = 8192
 # Pairs before repetitions are removed.

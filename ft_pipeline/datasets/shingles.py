@@ -34,9 +34,9 @@ _SHIFT_HIGH, _SHIFT_LOW = np.uint64(32), np.uint64(29)
 _LOW_BYTE = np.uint64(255)
 
 
-def shingle_texts(said: pl.Series) -> list[str]:
+def shingle_texts(said: pl.Series) -> list[bytes]:
     """What rows are told apart by: all that is said in each, as `Shingler` takes it."""
-    return said.str.replace_all("\0", " ", literal=True).to_list()
+    return said.str.replace_all("\0", " ", literal=True).cast(pl.Binary).to_list()
 
 
 class Shingler:
@@ -50,20 +50,20 @@ class Shingler:
         self._words = words
         self._powers = self._inverses = np.ones(1, np.uint64)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[U64, NDArray[np.int64]]:
-        """Shingle hashes of texts that hold no NUL.
+    def __call__(self, texts: Sequence[bytes]) -> tuple[U64, NDArray[np.int64]]:
+        """Shingle hashes of texts in UTF-8 that hold no NUL.
 
         Returns:
             All hashes, text after text, and where each text's begin, shape (texts + 1,).
         """
-        raw = ("\0" + "\0".join(texts) + "\0").encode("utf-8", "replace").translate(_FOLD)
+        raw = b"\0".join([b"", *texts, b""]).translate(_FOLD)
         buffer = np.frombuffer(raw, np.uint8)
         hashes, starts = self._hash_words(buffer)
         counts = np.diff(np.searchsorted(starts, np.flatnonzero(buffer == 0)))
         hashes, counts = self._pad_short(hashes, counts)
         return self._join_words(hashes, counts)
 
-    def own(self, texts: Sequence[str]) -> U64:
+    def own(self, texts: Sequence[bytes]) -> U64:
         """The set of each text's shingles, sorted; in the low byte of each hash the text's number, of at most 256."""
         hashes, offsets = self(texts)
         owners = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(offsets))

@@ -29,7 +29,7 @@ Signatures = NDArray[np.uint16]
 Pairs = NDArray[np.int64]
 
 
-def sign(texts: Sequence[str], shingler: Shingler) -> Signatures:
+def sign(texts: Sequence[bytes], shingler: Shingler) -> Signatures:
     """The low 16 bits of each text's MinHash values, shape (texts, SIGNATURE)."""
     from rensa import RMinHash
 

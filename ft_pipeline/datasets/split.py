@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -12,6 +11,9 @@ from numpy.typing import NDArray
 
 from ft_pipeline.datasets.turns import Turns
 
+# Characters of which NFKC and case folding make no more than lower case does: ASCII, letters of Latin-1 but for the
+# sharp s, and the usual quotes and dashes.
+_OTHERS = r"[^\x00-\x7fÀ-ÖØ-Þà-öø-ÿ–—‘’“”]"
 # What `str.split` takes for white space, in ASCII; a single blank stays as it is.
 _BLANKS = r"[ \t\n\r\x0b\x0c\x1c-\x1f]{2,}|[\t\n\r\x0b\x0c\x1c-\x1f]"
 
@@ -24,15 +26,16 @@ def normalize(text: str) -> str:
 
 
 def normalize_all(texts: pl.Series) -> pl.Series:
-    """The same for a column: ASCII, where case and white space are all there is to it, without a loop of Python's."""
+    """The same for a column; without a loop of Python's where case and white space are all there is to it."""
     lowered = texts.str.to_lowercase().str.replace_all(_BLANKS, " ").str.strip_chars(" ")
-    others = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    wide = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    others = wide.filter(texts.gather(wide).str.contains(_OTHERS))
     if others.is_empty():
         return lowered
     return lowered.scatter(others, pl.Series([normalize(text) for text in texts.gather(others)], dtype=pl.String))
 
 
-def split_hashes(prompts: Iterable[str], salt: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+def split_hashes(prompts: pl.Series, salt: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
     """Of each prompt a hash of 8 bytes, and where it falls in [0, 1), uniformly over prompts.
 
     Below the held-out share it is held out.
@@ -41,23 +44,22 @@ def split_hashes(prompts: Iterable[str], salt: str) -> tuple[NDArray[np.uint64],
         prompts: Normalized prompts, or groups with a mark before them.
         salt: The recipe's `split_salt`.
     """
-    digests = b"".join(hashlib.sha256(f"{salt}\x00{prompt}".encode()).digest() for prompt in prompts)
+    mark = f"{salt}\x00".encode()
+    digests = b"".join(hashlib.sha256(mark + prompt).digest() for prompt in prompts.cast(pl.Binary).to_list())
     table = np.frombuffer(digests, np.uint8).reshape(-1, 32)
     keys = np.ascontiguousarray(table[:, 6:14]).view("<u8").ravel()
     return keys, table[:, :6].astype(np.float64) @ (256.0 ** np.arange(5, -1, -1)) / 2**48
 
 
-def conversation_keys(texts: Iterable[str], extras: Iterable[str | None]) -> list[bytes]:
+def conversation_keys(texts: pl.Series, extras: pl.Series) -> list[bytes]:
     """Hashes of 16 bytes by which exact duplicates are found.
 
     Args:
         texts: All roles and normalized contents of each, with marks between them.
         extras: What templates see beside the messages.
     """
-    return [
-        hashlib.blake2b(f"{text}\x01{extra}".encode() if extra else text.encode(), digest_size=16).digest()
-        for text, extra in zip(texts, extras, strict=True)
-    ]
+    whole = pl.select(pl.concat_str(texts, pl.coalesce(pl.lit("\x01") + extras, pl.lit("")))).to_series()
+    return [hashlib.blake2b(text, digest_size=16).digest() for text in whole.cast(pl.Binary).to_list()]
 
 
 def describe_rows(turns: Turns) -> pl.DataFrame:

@@ -158,13 +158,13 @@ class _TextReader:
         self._chunk = rows["chunk"].to_numpy()
         self._row = rows["row"].to_numpy()
 
-    def __call__(self, numbers: NDArray[np.int64]) -> dict[int, str]:
+    def __call__(self, numbers: NDArray[np.int64]) -> dict[int, bytes]:
         chunk_of = self._chunk[numbers]
         wanted = [(self._chunks[chunk], numbers[chunk_of == chunk]) for chunk in np.unique(chunk_of)]
         with ThreadPoolExecutor() as readers:
             texts = readers.map(lambda item: self._read(*item), wanted)
         return {number: text for some in texts for number, text in some}
 
-    def _read(self, chunk: Chunk, numbers: NDArray[np.int64]) -> list[tuple[int, str]]:
+    def _read(self, chunk: Chunk, numbers: NDArray[np.int64]) -> list[tuple[int, bytes]]:
         messages = read_messages(chunk.raw, chunk.checked, self._row[numbers])
         return list(zip(numbers.tolist(), shingle_texts(Turns.read(messages).say()), strict=True))

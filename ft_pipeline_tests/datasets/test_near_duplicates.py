@@ -34,10 +34,12 @@ def _index(left: str, right: str) -> float:
 
 
 def _nearest(texts: Sequence[str], fixed: int = 0) -> Nearest:
-    def read(numbers: NDArray[np.int64]) -> dict[int, str]:
-        return {number: texts[number] for number in numbers.tolist()}
+    raw = [text.encode() for text in texts]
 
-    return find_nearest(sign(texts, Shingler(5)), fixed, read, SETTINGS)
+    def read(numbers: NDArray[np.int64]) -> dict[int, bytes]:
+        return {number: raw[number] for number in numbers.tolist()}
+
+    return find_nearest(sign(raw, Shingler(5)), fixed, read, SETTINGS)
 
 
 def _edit(text: str, draw: random.Random, edits: int = 1) -> str:
@@ -138,7 +140,7 @@ _words = st.lists(st.sampled_from(["a", "b", "c", "<", "é", "日", "x1"]), min_
 def test_the_join_finds_all_pairs_that_reach_the_threshold(texts: list[str], threshold: float) -> None:
     rows = np.arange(len(texts)) * 7 + 3
     by_row = dict(zip(rows.tolist(), texts, strict=True))
-    found = find_alike(rows, lambda numbers: {n: by_row[n] for n in numbers.tolist()}, Shingler(5), threshold)
+    found = find_alike(rows, lambda numbers: {n: by_row[n].encode() for n in numbers.tolist()}, Shingler(5), threshold)
     assert {(a, b) for a, b in combinations(rows.tolist(), 2) if _index(by_row[a], by_row[b]) >= threshold} <= set(
         map(tuple, found.tolist())
     )
@@ -149,4 +151,6 @@ def test_the_join_finds_all_pairs_that_reach_the_threshold(texts: list[str], thr
 def test_the_index_is_that_of_the_sets(texts: list[str]) -> None:
     pairs = np.array(list(combinations(range(len(texts)), 2)))
     expected = [_index(texts[a], texts[b]) for a, b in pairs.tolist()]
-    assert jaccard(pairs, dict(enumerate(texts)), SETTINGS).tolist() == pytest.approx(expected)
+    assert jaccard(pairs, {n: text.encode() for n, text in enumerate(texts)}, SETTINGS).tolist() == pytest.approx(
+        expected
+    )

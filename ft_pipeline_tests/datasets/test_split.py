@@ -22,7 +22,7 @@ def _describe(messages: list[Message]) -> tuple[str, str]:
 
 
 def _position(prompt: str, salt: str = "salt") -> float:
-    return float(split_hashes([prompt], salt)[1][0])
+    return float(split_hashes(pl.Series([prompt]), salt)[1][0])
 
 
 @given(_texts, st.text(max_size=8))
@@ -72,7 +72,7 @@ def test_plain_text_is_its_own_prompt() -> None:
 
 def test_equal_conversations_have_one_key_and_moved_words_do_not() -> None:
     def key(messages: list[Message], extra: str | None = None) -> bytes:
-        return conversation_keys([_describe(messages)[0]], [extra])[0]
+        return conversation_keys(pl.Series([_describe(messages)[0]]), pl.Series([extra], dtype=pl.String))[0]
 
     assert key(_conversation("a  b", "C")) == key(_conversation("A b", "c"))
     assert key(_conversation("a b", "c")) != key(_conversation("a", "b c"))
