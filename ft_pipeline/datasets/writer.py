@@ -103,12 +103,13 @@ class DatasetWriter:
         clean = self._with_fate(frame.filter(is_kept))
         unique = clean.filter(pl.col("kind") == KEPT)
         repeated = clean.filter(pl.col("kind") != KEPT)
-        tables = {
+        frames = {
             QUARANTINE_FILE: out,
             TRAIN_FILE: unique.filter(pl.col("set") == TRAINING_SET),
             EVALUATION_FILE: unique.filter(pl.col("set") != TRAINING_SET),
             DUPLICATES_FILE: self._name_originals(repeated),
         }
+        tables = {name: self._to_table(name, some) for name, some in frames.items() if some.height}
         self._await()
         self._written = self._thread.submit(self._put_all, tables)
         self._tally.count(chunk.set, chunk.file, out, unique, repeated)
@@ -139,16 +140,14 @@ class DatasetWriter:
             self._written.result()
             self._written = None
 
-    def _put_all(self, tables: Mapping[str, pl.DataFrame]) -> None:
-        for name, frame in tables.items():
-            self._put(name, frame)
+    def _put_all(self, tables: Mapping[str, pa.Table]) -> None:
+        for name, table in tables.items():
+            self._writers[name].write_table(table)
 
-    def _put(self, name: str, frame: pl.DataFrame) -> None:
-        if frame.is_empty():
-            return
+    def _to_table(self, name: str, frame: pl.DataFrame) -> pa.Table:
         schema = _FILES[name]
         table = frame.select(schema.names()).cast(schema).to_arrow(compat_level=pl.CompatLevel.oldest())
-        self._writers[name].write_table(_plain(table, self._writers[name].schema))
+        return _plain(table, self._writers[name].schema)
 
 
 def _plain(table: pa.Table, schema: pa.Schema) -> pa.Table:
