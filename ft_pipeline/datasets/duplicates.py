@@ -36,7 +36,8 @@ def find_repeats(rows: pl.DataFrame, settings: NearDuplicatesSection, texts_of: 
     """Find them all.
 
     - Of equal conversations in one set the first stays.
-    - A row of the training sources whose prompt a test set asks is dropped.
+    - A row goes that asks what a test set asks, and a training row that asks what a held-out row asks, which happens
+      where groups decide on the side.
     - Of near duplicates in training the first stays; one that is near to a held-out or tested row is dropped. Test sets
       keep what they hold.
 
@@ -47,18 +48,29 @@ def find_repeats(rows: pl.DataFrame, settings: NearDuplicatesSection, texts_of: 
     """
     count = rows.height
     repeats = Repeats(np.full(count, KEPT, object), np.arange(count), np.ones(count))
+    is_held_out = (rows["set"] == HELD_OUT).to_numpy()
     is_tested = ~rows["set"].is_in([TRAINING_SET, HELD_OUT]).to_numpy()
     numbered = rows.select("set", "key", "prompt").with_row_index("row")
     source_set = pl.when(pl.col("set") == HELD_OUT).then(pl.lit(TRAINING_SET)).otherwise(pl.col("set"))
     first = numbered.select(pl.col("row").first().over(source_set, "key"))["row"].to_numpy().astype(np.int64)
     _drop(repeats, np.flatnonzero(first != np.arange(count)), EXACT, first)
-    asked = numbered.filter(is_tested).group_by("prompt", maintain_order=True).agg(pl.col("row").first().alias("by"))
-    joined = numbered.join(asked, on="prompt", how="left", maintain_order="left")
-    by = joined["by"].cast(pl.Int64).fill_null(-1).to_numpy()
-    _drop(repeats, np.flatnonzero((by >= 0) & ~is_tested & (repeats.kind == KEPT)), LEAKED, by)
+    by = _find_asking(numbered, is_tested, is_held_out)
+    is_leak = (by >= 0) & ~is_tested & (is_tested[by] | ~is_held_out) & (repeats.kind == KEPT)
+    _drop(repeats, np.flatnonzero(is_leak), LEAKED, by)
+    del numbered, first, by
     if settings.enabled and count:
-        _find_near(rows, settings, texts_of, repeats, is_tested)
+        _find_near(rows["signature"], settings, texts_of, repeats, (is_tested, is_held_out))
     return repeats
+
+
+def _find_asking(
+    numbered: pl.DataFrame, is_tested: NDArray[np.bool_], is_held_out: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """For each row the first that asks the same: of the tested ones, or else of those held out; -1 where none does."""
+    guards = [numbered.filter(which).select("prompt", pl.col("row").alias("by")) for which in (is_tested, is_held_out)]
+    asked = pl.concat(guards).unique("prompt", keep="first", maintain_order=True)
+    joined = numbered.select("prompt").join(asked, on="prompt", how="left", maintain_order="left")
+    return joined["by"].cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def _drop(repeats: Repeats, which: NDArray[np.int64], kind: str, of: NDArray[np.int64]) -> None:
@@ -67,14 +79,14 @@ def _drop(repeats: Repeats, which: NDArray[np.int64], kind: str, of: NDArray[np.
 
 
 def _find_near(
-    rows: pl.DataFrame,
+    signatures: pl.Series,
     settings: NearDuplicatesSection,
     texts_of: TextsOf,
     repeats: Repeats,
-    is_tested: NDArray[np.bool_],
+    guarded: tuple[NDArray[np.bool_], NDArray[np.bool_]],
 ) -> None:
     """Rows stay in this order: tested ones, all of them; held-out ones; the others; each as they come."""
-    is_held_out = (rows["set"] == HELD_OUT).to_numpy()
+    is_tested, is_held_out = guarded
     kept = np.flatnonzero(repeats.kind == KEPT)
     kept = kept[np.lexsort((kept, ~is_held_out[kept], ~is_tested[kept]))]
 
@@ -82,8 +94,7 @@ def _find_near(
         texts = texts_of(np.sort(kept[numbers]))
         return {number: texts[row] for number, row in zip(numbers.tolist(), kept[numbers].tolist(), strict=True)}
 
-    signatures = rows["signature"].to_numpy()[kept]
-    nearest = find_nearest(signatures, int(is_tested[kept].sum()), read, settings)
+    nearest = find_nearest(signatures.to_numpy()[kept], int(is_tested[kept].sum()), read, settings)
     gone = np.flatnonzero(nearest.of != np.arange(len(kept)))
     which, of = kept[gone], kept[nearest.of[gone]]
     is_leak = is_tested[of] | (is_held_out[of] & ~is_held_out[which])

@@ -7,14 +7,13 @@ is left is joined by its rare shingles.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ft_pipeline.datasets.parallel import map_ahead
 from ft_pipeline.datasets.set_join import TextsOf, find_alike
 from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
 from ft_pipeline.datasets.signatures import Pairs, Signatures, agree, find_candidates
@@ -22,6 +21,7 @@ from ft_pipeline.recipe import NearDuplicatesSection
 
 # Pairs whose texts are in memory at a time, and rows whose texts are kept there.
 _SLAB_PAIRS = 100_000
+_SHARE_PAIRS = 5000
 _MOST_KEPT = 200_000
 # So many first rows of a crowded bucket are compared with all others in it.
 _LEADERS = 3
@@ -117,10 +117,8 @@ class _Search:
 
     def _index(self, pairs: Pairs) -> NDArray[np.float64]:
         texts = self._texts_of(np.unique(pairs))
-        threads = len(os.sched_getaffinity(0))
-        shares = np.array_split(pairs, threads)
-        with ThreadPoolExecutor(threads) as pool:
-            return np.concatenate(list(pool.map(lambda share: jaccard(share, texts, self._settings), shares)))
+        shares = [pairs[at : at + _SHARE_PAIRS] for at in range(0, len(pairs), _SHARE_PAIRS)]
+        return np.concatenate(list(map_ahead(lambda share: jaccard(share, texts, self._settings), shares)))
 
 
 def jaccard(pairs: Pairs, texts: dict[int, bytes], settings: NearDuplicatesSection) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -69,6 +69,24 @@ def map_in_order(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def map_ahead(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> Iterator[_Result]:
+    """Results in the order of the pieces, from threads; one a core is made ahead, and no more are in memory.
+
+    Args:
+        function: Spends its time in code that lets other threads run: numpy's, polars', the reading of files.
+        pieces: What it is called with.
+    """
+    cores = len(os.sched_getaffinity(0))
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(cores) as threads:
+        for piece in pieces:
+            waiting.append(threads.submit(function, piece))
+            if len(waiting) > cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def call_apart(function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:

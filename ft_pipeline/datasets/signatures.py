@@ -7,12 +7,12 @@ With 8 bands of 3 a pair of a Jaccard index of 0.8 shares a band with a probabil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ft_pipeline.datasets.parallel import map_ahead
 from ft_pipeline.datasets.shingles import STEP_ROWS, Shingler
 
 _BANDS, _BAND_ROWS = 8, 3
@@ -59,9 +59,7 @@ def find_candidates(signatures: Signatures) -> tuple[Pairs, list[NDArray[np.int6
     def sort(band: int) -> NDArray[np.uint64]:
         return np.sort((_band_keys(signatures, band) & ~low) | numbers)
 
-    with ThreadPoolExecutor() as threads:
-        bands = list(threads.map(sort, range(_BANDS)))
-    for merged in bands:
+    for merged in map_ahead(sort, range(_BANDS)):
         bucket, row = merged >> bits, merged & low
         begins = np.flatnonzero(np.concatenate(([True], bucket[1:] != bucket[:-1], [True])))
         sizes = np.diff(begins)

@@ -7,9 +7,7 @@ then the files are written, chunk after chunk. What is in memory grows with the 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from ft_pipeline.datasets.check import CheckPiece, ChunkChecker
 from ft_pipeline.datasets.checked import CHECKED, NARROW, read_messages, read_rows
 from ft_pipeline.datasets.duplicates import find_repeats
-from ft_pipeline.datasets.parallel import call_apart, count_workers, map_in_order
+from ft_pipeline.datasets.parallel import call_apart, count_workers, map_ahead, map_in_order
 from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
 from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
 from ft_pipeline.datasets.shingles import shingle_texts
@@ -64,7 +62,7 @@ def validate_dataset(request: ValidateRequest, reporter: Reporter) -> Summary:
     repeats = find_repeats(rows, request.settings.near_duplicates, _TextReader(chunks, rows))
     tally = Tally(sources, request.settings)
     with DatasetWriter(request.out_dir, chunks, rows, repeats, tally) as writer:
-        for chunk, frame in zip(chunks, _read_ahead(chunks), strict=True):
+        for chunk, frame in zip(chunks, map_ahead(_read_chunk, chunks), strict=True):
             writer.write(chunk, frame)
     tally.require_all(sum(source.rows for source in sources))
     contract = checker.contract
@@ -132,22 +130,14 @@ def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFr
         frame = frame.filter(pl.col("reasons").list.len() == 0).drop("reasons")
         return frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
 
-    with ThreadPoolExecutor() as readers:
-        frames = list(readers.map(read, range(len(chunks))))
+    frames = list(map_ahead(read, range(len(chunks))))
     rows = pl.concat(frames)
     is_held_out = (pl.col("set") == TRAINING_SET) & (pl.col("position") < settings.held_out_share)
     return rows.with_columns(pl.when(is_held_out).then(pl.lit(HELD_OUT, names)).otherwise(pl.col("set")).alias("set"))
 
 
-def _read_ahead(chunks: Sequence[Chunk]) -> Iterator[pl.DataFrame]:
-    """Whole chunks, the next one read while one is worked on."""
-    with ThreadPoolExecutor(1) as reader:
-        waiting: deque[Future[pl.DataFrame]] = deque()
-        for chunk in chunks:
-            waiting.append(reader.submit(read_rows, chunk.raw, chunk.checked))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
+def _read_chunk(chunk: Chunk) -> pl.DataFrame:
+    return read_rows(chunk.raw, chunk.checked)
 
 
 class _TextReader:
@@ -161,10 +151,9 @@ class _TextReader:
     def __call__(self, numbers: NDArray[np.int64]) -> dict[int, bytes]:
         chunk_of = self._chunk[numbers]
         wanted = [(self._chunks[chunk], numbers[chunk_of == chunk]) for chunk in np.unique(chunk_of)]
-        with ThreadPoolExecutor() as readers:
-            texts = readers.map(lambda item: self._read(*item), wanted)
-        return {number: text for some in texts for number, text in some}
+        return {number: text for some in map_ahead(self._read, wanted) for number, text in some}
 
-    def _read(self, chunk: Chunk, numbers: NDArray[np.int64]) -> list[tuple[int, bytes]]:
+    def _read(self, wanted: tuple[Chunk, NDArray[np.int64]]) -> list[tuple[int, bytes]]:
+        chunk, numbers = wanted
         messages = read_messages(chunk.raw, chunk.checked, self._row[numbers])
         return list(zip(numbers.tolist(), shingle_texts(Turns.read(messages).say()), strict=True))

@@ -343,3 +343,12 @@ def test_parts_that_other_code_has_made_are_not_taken_over(folder: DataFolder) -
 
 def _parts(folder: DataFolder, name: str) -> set[str]:
     return {path.parent.name for path in (folder.root / name).rglob("part.json")}
+
+
+def test_a_prompt_that_one_group_holds_out_is_not_trained_on_in_another(folder: DataFolder) -> None:
+    lines = [turns(("user", "the same question"), ("assistant", f"answer {i}"), topic=f"topic {i}") for i in range(40)]
+    lines += [turns(("user", f"other {i}"), ("assistant", "a"), topic=f"topic {i}") for i in range(40)]
+    _validate(folder, lines, columns={"group": "topic"}, held_out_share=0.3)
+    asked = [{row[0]["content"] for row in folder.table(name)["messages"]} for name in (TRAIN_FILE, EVALUATION_FILE)]
+    assert "the same question" in asked[1]
+    assert "the same question" not in asked[0]
