@@ -31,13 +31,14 @@ find_python() {
 has_cuda_toolkit() { command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 
 install_packages() {  # $1: the folder with the llama-cpp-python wheel
-  # uv does not read pip's settings; a machine that brings its own torch build for pip must bring it for uv too.
-  export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
-  [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
+  # uv does not read pip's settings, and its own variable gives way to the option: a machine that brings its own build
+  # of torch for pip must bring it here too.
+  local links=(--find-links "$1") link
+  for link in ${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}; do links+=(--find-links "$link"); done
   local backend="${TORCH_BACKEND:-}"
-  if [ -z "$backend" ] && [ -z "${UV_FIND_LINKS:-}" ]; then backend=auto; fi
+  if [ -z "$backend" ] && [ "${#links[@]}" -eq 2 ]; then backend=auto; fi
   "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" ${backend:+--torch-backend="$backend"} \
-    --compile-bytecode --constraint constraints.txt --find-links "$1" --editable . --group dev
+    --compile-bytecode --constraint constraints.txt "${links[@]}" --editable . --group dev
 }
 
 # The wheel is built for this machine's processor, so the key of its cache says which one.

@@ -50,6 +50,7 @@ class _Hub(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[str] = []
+        self.token: str | None = None  # of a private data set
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -63,6 +64,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         path = unquote(self.path)
         self.server.asked.append(path)
+        if self._refuses():
+            return
         if path != f"/api/datasets/{_NAME}/paths-info/{_COMMIT}":
             self._send(404, b"{}")
             return
@@ -72,6 +75,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = unquote(self.path).partition("?")
         self.server.asked.append(path)
+        if self._refuses():
+            return
         api, tree = f"/api/datasets/{_NAME}", f"/api/datasets/{_NAME}/tree/{_COMMIT}"
         if path in {api, f"{api}/revision/{_COMMIT}"}:
             siblings = [{"rfilename": name} for name in _FILES]
@@ -83,6 +88,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             kind = "EntryNotFound" if _COMMIT in path else "RevisionNotFound" if _NAME in path else "RepoNotFound"
             self._send(404, b"{}", {"X-Error-Code": kind})
+
+    def _refuses(self) -> bool:
+        """Who may not see a data set is told that there is none."""
+        if self.server.token in (None, (self.headers["Authorization"] or "").removeprefix("Bearer ")):
+            return False
+        self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+        return True
 
     def _send_json(self, answer: Any) -> None:
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
@@ -200,6 +212,19 @@ def test_what_the_hub_does_not_have_is_told_at_once(project: _Project) -> None:
     assert f"{_NAME}: split 'none' of subset 'default' at {_COMMIT} cannot be loaded: ValueError" in told
     assert f"{_NAME}: split 'train' of subset 'hard' at {_COMMIT} cannot be loaded: ValueError" in told
     assert f"{_HUB}@{_COMMIT}/none.jsonl: cannot be fetched: not found" in told
+
+
+def test_a_private_data_set_needs_the_token_of_the_environment_which_is_shown_nowhere(project: _Project) -> None:
+    project.hub.token = "hf_secret-of-the-test"
+    for source in (f"{_HUB}@{_COMMIT}/data/test.jsonl", {"path": _NAME, "revision": _COMMIT}):
+        for environment in ({}, {"HF_TOKEN": "hf_wrong-one"}):
+            told = project.find(source, **environment)["error"]
+            assert f"{_NAME}" in told
+            assert "hf_wrong-one" not in told
+        assert len(project.find(source, HF_TOKEN=project.hub.token)["found"]) == 1
+    written = [path for path in project.root.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if project.hub.token.encode() in path.read_bytes()]
 
 
 def test_offline_what_was_never_fetched_is_an_error(project: _Project) -> None:
