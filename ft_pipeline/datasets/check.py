@@ -142,7 +142,7 @@ class ChunkChecker:
     def _look_at_extras(self, extras: pl.Series, found: dict[str, dict[int, int]], findings: Findings) -> None:
         """Note breaches in tools and tool calls, of conversations that have none of the kind in their messages."""
         checks = {code: check for code, check in TEXT_CHECKS.items() if self._actions[code] != "off"}
-        for code, rows in find_in_extras(extras, checks).items():
+        for code, rows in find_in_extras(extras, checks, self._settings.max_message_chars).items():
             for row in rows:
                 if row not in found.get(code, {}):
                     findings.breach(row, code, self._actions[code], describe_breach(code))

@@ -19,14 +19,14 @@ from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
 from ft_pipeline.datasets.signatures import Pairs, Signatures, agree, find_candidates
 from ft_pipeline.recipe import NearDuplicatesSection
 
-# Pairs whose texts are in memory at a time, and rows whose texts are kept there.
-_SLAB_PAIRS = 100_000
+_TEXT_BYTES = 192 << 20
+_SAMPLE_ROWS = 512
 _SHARE_PAIRS = 5000
-_MOST_KEPT = 200_000
+_JOINED_ROWS = 8192
 # So many first rows of a crowded bucket are compared with all others in it.
 _LEADERS = 3
-# Rows whose leader went itself are looked at again, so often.
-_MOST_SEARCHES = 5
+# Rows may come back after each join. After so many they go with what they are near to.
+_MOST_JOINS = 12
 
 
 @dataclass(frozen=True)
@@ -51,33 +51,88 @@ def find_nearest(signatures: Signatures, fixed: int, texts_of: TextsOf, settings
         texts_of: Texts of rows by their numbers.
         settings: The recipe's words.
     """
+    if not len(signatures):
+        return Nearest(np.empty(0, np.int64), np.empty(0))
     pairs, crowds = find_candidates(signatures)
     pairs = pairs[agree(signatures, pairs, settings.threshold)]
     crowded = np.unique(np.concatenate([np.empty(0, np.int64), *crowds]))
-    search = _Search(signatures, _keep_texts(texts_of, np.union1d(pairs, crowded)), settings)
+    search = _Search(signatures, texts_of, np.union1d(pairs, crowded), settings)
     search.compare(pairs)
-    nearest = _settle(search, len(signatures), fixed)
-    seen = np.empty(0, np.int64)
-    for _ in range(_MOST_SEARCHES):
+    nearest = search.settle(fixed)
+    for leader in range(_LEADERS):
+        search.compare_leaders(crowds, nearest.of == np.arange(len(signatures)), leader)
+        nearest = search.settle(fixed)
+    joined = np.empty(0, np.int64)
+    for _ in range(_MOST_JOINS):
         stays = crowded[nearest.of[crowded] == crowded]
-        # A row may stay after all, because the one that it is near to went itself.
-        if np.isin(stays, seen).all():
-            break
-        seen = search.look_into(crowds, stays)
-        nearest = _settle(search, len(signatures), fixed)
-    return nearest
+        if np.isin(stays, joined).all():
+            return nearest
+        # Some rows are back that were not joined with the others: what they were near to went itself.
+        search.join(stays)
+        joined, nearest = stays, search.settle(fixed)
+    return search.settle(fixed, np.setdiff1d(crowded, joined))
 
 
 class _Search:
-    """Finds pairs that reach the threshold, and remembers them."""
+    """Finds pairs that reach the threshold, and remembers them.
 
-    def __init__(self, signatures: Signatures, texts_of: TextsOf, settings: NearDuplicatesSection) -> None:
+    Args:
+        signatures: Of all rows.
+        texts_of: Texts of rows by their numbers.
+        wanted: The rows whose texts will be asked for.
+        settings: The recipe's words.
+    """
+
+    def __init__(
+        self, signatures: Signatures, texts_of: TextsOf, wanted: NDArray[np.int64], settings: NearDuplicatesSection
+    ) -> None:
         self._signatures = signatures
-        self._texts_of = texts_of
         self._settings = settings
         self._found: list[tuple[Pairs, NDArray[np.float64]]] = []
+        self._rows_at_once = _count_fitting(texts_of, wanted)
+        self._texts_of = texts_of
+        if len(wanted) <= self._rows_at_once:
+            texts = texts_of(wanted)
+            self._texts_of = lambda rows: {row: texts[row] for row in rows.tolist()}
 
-    def near_pairs(self) -> Iterable[tuple[tuple[int, int], float]]:
+    def compare(self, pairs: Pairs) -> None:
+        """Remember those of some pairs that reach the threshold."""
+        slab = max(1, self._rows_at_once // 2)
+        for at in range(0, len(pairs), slab):
+            some = pairs[at : at + slab]
+            index = self._index(some)
+            reaches = index >= self._settings.threshold
+            self._found.append((some[reaches], index[reaches]))
+
+    def compare_leaders(self, crowds: list[NDArray[np.int64]], stays: NDArray[np.bool_], leader: int) -> None:
+        """Compare one of the first rows that stay in each crowded bucket with all that stay behind it."""
+        pairs = [_pair_first(crowd[stays[crowd]], leader) for crowd in crowds]
+        joined = np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
+        self.compare(joined[agree(self._signatures, joined, self._settings.threshold)])
+
+    def join(self, rows: NDArray[np.int64]) -> None:
+        """Find all pairs among some rows."""
+        shingler, slab = Shingler(self._settings.shingle_words), min(_JOINED_ROWS, self._rows_at_once)
+        self.compare(find_alike(rows, self._texts_of, shingler, self._settings.threshold, slab))
+
+    def settle(self, fixed: int, doubtful: NDArray[np.int64] | None = None) -> Nearest:
+        """Who stays, as far as pairs are known.
+
+        Args:
+            fixed: So many of the first rows stay in any case.
+            doubtful: Rows that were not compared with all others: they go also if what they are near to went.
+        """
+        count = len(self._signatures)
+        of, similarity = np.arange(count), np.ones(count)
+        is_doubtful = np.zeros(count, bool)
+        if doubtful is not None:
+            is_doubtful[doubtful] = True
+        for (first, second), index in self._near_pairs():
+            if second >= fixed and of[second] == second and (of[first] == first or is_doubtful[second]):
+                of[second], similarity[second] = of[first], index
+        return Nearest(of, similarity)
+
+    def _near_pairs(self) -> Iterable[tuple[tuple[int, int], float]]:
         """All pairs found, by their first row and then their second."""
         if not self._found:
             return []
@@ -85,35 +140,6 @@ class _Search:
         index = np.concatenate([index for _, index in self._found])
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
         return zip(map(tuple, pairs[order].tolist()), index[order].tolist(), strict=True)
-
-    def compare(self, pairs: Pairs) -> Pairs:
-        """Those of some pairs that reach the threshold."""
-        near = [np.empty((0, 2), np.int64)]
-        for at in range(0, len(pairs), _SLAB_PAIRS):
-            some = pairs[at : at + _SLAB_PAIRS]
-            index = self._index(some)
-            reaches = index >= self._settings.threshold
-            self._found.append((some[reaches], index[reaches]))
-            near.append(some[reaches])
-        return np.concatenate(near)
-
-    def look_into(self, crowds: list[NDArray[np.int64]], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Look for pairs within crowded buckets, among some rows of them.
-
-        Returns:
-            The rows that are known to be near to none before them, or to which.
-        """
-        is_active = np.zeros(len(self._signatures), bool)
-        is_active[rows] = True
-        for leader in range(_LEADERS):
-            pairs = [_pair_first(crowd[is_active[crowd]], leader) for crowd in crowds]
-            joined = np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
-            near = self.compare(joined[agree(self._signatures, joined, self._settings.threshold)])
-            is_active[near[:, 1]] = False
-        left = rows[is_active[rows]]
-        shingler = Shingler(self._settings.shingle_words)
-        self.compare(find_alike(left, self._texts_of, shingler, self._settings.threshold))
-        return left
 
     def _index(self, pairs: Pairs) -> NDArray[np.float64]:
         texts = self._texts_of(np.unique(pairs))
@@ -134,20 +160,10 @@ def jaccard(pairs: Pairs, texts: dict[int, bytes], settings: NearDuplicatesSecti
     return index
 
 
-def _keep_texts(texts_of: TextsOf, rows: NDArray[np.int64]) -> TextsOf:
-    """A reader of the texts of some rows that reads them once, if they are not too many."""
-    if len(rows) > _MOST_KEPT:
-        return texts_of
-    texts = texts_of(rows)
-    return lambda _: texts
-
-
-def _settle(search: _Search, count: int, fixed: int) -> Nearest:
-    of, similarity = np.arange(count), np.ones(count)
-    for (first, second), index in search.near_pairs():
-        if of[first] == first and of[second] == second and second >= fixed:
-            of[second], similarity[second] = first, index
-    return Nearest(of, similarity)
+def _count_fitting(texts_of: TextsOf, rows: NDArray[np.int64]) -> int:
+    """How many texts may be in memory at a time, by the length of some of them."""
+    sample = texts_of(rows[:: max(1, len(rows) // _SAMPLE_ROWS)])
+    return int(_TEXT_BYTES * max(1, len(sample)) // max(1, sum(map(len, sample.values()))))
 
 
 def _pair_first(rows: NDArray[np.int64], leader: int) -> Pairs:

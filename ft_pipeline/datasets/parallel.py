@@ -98,8 +98,9 @@ def call_apart(function: Callable[[_Argument], _Result], argument: _Argument) ->
 def _start_pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_keep, initargs=(function,))
-    with _environment(_ENVIRONMENT):  # which processes read when they start
-        pool.submit(os.getpid)
+    with _environment(_ENVIRONMENT):  # which processes read when they start: one with each call
+        for _ in range(workers):
+            pool.submit(os.getpid)
     return pool
 
 

@@ -17,8 +17,6 @@ from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
 from ft_pipeline.datasets.signatures import Pairs, unpack_pairs
 
 TextsOf = Callable[[NDArray[np.int64]], dict[int, bytes]]
-# Texts that are in memory at a time.
-_SLAB_ROWS = 8192
 # Pairs before repetitions are removed.
 _SLAB_PAIRS = 4_000_000
 # Shingles are counted by a part of their hash: a count may be too high, which costs time, never a pair.
@@ -28,7 +26,7 @@ _SHIFT_HIGH = np.uint64(32)
 _SLACK = 1e-9
 
 
-def find_alike(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler, threshold: float) -> Pairs:
+def find_alike(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler, threshold: float, slab: int) -> Pairs:
     """Pairs of rows, the smaller number first, each once; among them all that reach the threshold.
 
     Args:
@@ -36,12 +34,13 @@ def find_alike(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler, t
         texts_of: Their texts, by number.
         shingler: Makes the sets.
         threshold: Jaccard index.
+        slab: Texts that are in memory at a time.
     """
     counts = np.zeros(_COUNTERS, np.uint32)
-    for _, keys in _read_sets(rows, texts_of, shingler):
+    for _, keys in _read_sets(rows, texts_of, shingler, slab):
         counter, times = np.unique(_counter_of(keys), return_counts=True)
         counts[counter] += times.astype(np.uint32)
-    parts = [_take_first(at, keys, counts, threshold) for at, keys in _read_sets(rows, texts_of, shingler)]
+    parts = [_take_first(at, keys, counts, threshold) for at, keys in _read_sets(rows, texts_of, shingler, slab)]
     shingle, row, size, is_short = (np.concatenate([part[i] for part in parts]) for i in range(4))
     order = np.argsort(shingle, kind="stable")
     joined = list(_join(shingle[order], row[order], size[order], is_short[order].astype(bool), threshold))
@@ -49,13 +48,13 @@ def find_alike(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler, t
     return np.sort(rows[pairs], axis=1)
 
 
-def _read_sets(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler) -> Iterator[tuple[int, U64]]:
+def _read_sets(rows: NDArray[np.int64], texts_of: TextsOf, shingler: Shingler, slab: int) -> Iterator[tuple[int, U64]]:
     """The owned shingles of some texts at a time, and the position of the first of them in `rows`."""
-    for slab in range(0, len(rows), _SLAB_ROWS):
-        numbers = rows[slab : slab + _SLAB_ROWS]
+    for start in range(0, len(rows), slab):
+        numbers = rows[start : start + slab]
         texts = texts_of(numbers)
         for at in range(0, len(numbers), STEP_ROWS):
-            yield slab + at, shingler.own([texts[number] for number in numbers[at : at + STEP_ROWS].tolist()])
+            yield start + at, shingler.own([texts[number] for number in numbers[at : at + STEP_ROWS].tolist()])
 
 
 def _counter_of(keys: U64) -> NDArray[np.int64]:

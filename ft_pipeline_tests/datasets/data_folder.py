@@ -75,6 +75,17 @@ class DataFolder:
         )
         return validate_dataset(request, _reporter)
 
+    def make(self, lines: Sequence[str], tested: Sequence[str] | None = None, **settings: Any) -> Any:
+        """The validated data set of these lines, and of those of a test set."""
+        self.write("rows.jsonl", lines)
+        settings = {"sources": ["data/rows.jsonl"]} | settings
+        if tested is not None:
+            self.write("tested.jsonl", tested)
+            settings["test_sets"] = {"fresh": ["data/tested.jsonl"]}
+        out = settings.pop("out", "valid")
+        self.parse(f"raw-{out}", **settings)
+        return self.validate(out, f"raw-{out}", **settings)
+
     def table(self, name: str, out: str = "valid") -> pl.DataFrame:
         """A file of the validated data set."""
         return pl.read_parquet(self.root / out / name)

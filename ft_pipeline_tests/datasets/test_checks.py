@@ -273,13 +273,13 @@ def test_tools_and_tool_calls_are_searched_as_messages_are() -> None:
         _call(x=["a\x1b[31m"]),
         pack_extra([{"description": "ask joe@example.org"}], {}),
     ]
-    found = find_in_extras(pl.Series(extras), TEXT_CHECKS)
+    found = find_in_extras(pl.Series(extras), TEXT_CHECKS, 1000)
     assert found == {"secret": [2], "control_character": [3], "email": [4]}
 
 
 def test_rows_without_tools_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json, "loads", None)
-    assert find_in_extras(pl.Series([None, None], dtype=pl.String), TEXT_CHECKS) == {}
+    assert find_in_extras(pl.Series([None, None], dtype=pl.String), TEXT_CHECKS, 1000) == {}
 
 
 @pytest.mark.parametrize("action", ["quarantine", "fix"])

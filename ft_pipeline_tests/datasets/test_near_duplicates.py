@@ -71,6 +71,29 @@ def test_no_row_that_stays_is_near_to_another_however_much_all_of_them_share(sha
     assert 200 <= len(stays) < 330
 
 
+def _prefixes(count: int, draw: random.Random) -> list[str]:
+    """Beginnings of one text, so that each is near to the next and far from most."""
+    words = draw.sample(SPARE_WORDS, 400)
+    return [" ".join(words[: draw.randrange(60, 400)]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("fixed", [0, 60])
+@pytest.mark.parametrize("kind", ["shared", "prefixes"])
+@pytest.mark.parametrize("joins", [1, 12])
+def test_no_row_that_stays_is_near_to_a_fixed_one_in_a_crowd(
+    kind: str, fixed: int, joins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_duplicates, "_MOST_JOINS", joins)
+    draw = random.Random(11)
+    texts = _families(80, 20, 300, draw) if kind == "shared" else _prefixes(300, draw)
+    draw.shuffle(texts)
+    nearest = _nearest(texts, fixed)
+    stays = [row for row in range(len(texts)) if nearest.of[row] == row]
+    near = [(a, b) for a, b in combinations(stays, 2) if b >= fixed and _index(texts[a], texts[b]) >= 0.8]
+    assert near == []
+    assert stays[:fixed] == list(range(fixed))
+
+
 def test_a_row_goes_only_for_one_that_stays_and_is_near_to_it() -> None:
     draw = random.Random(5)
     chain = [" ".join(draw.sample(SPARE_WORDS, 100))]
@@ -95,9 +118,9 @@ def test_many_copies_of_one_text_cost_no_square_of_pairs(monkeypatch: pytest.Mon
     compared: list[int] = []
     plain = near_duplicates._Search.compare
 
-    def count(search: near_duplicates._Search, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    def count(search: near_duplicates._Search, pairs: NDArray[np.int64]) -> None:
         compared.append(len(pairs))
-        return plain(search, pairs)
+        plain(search, pairs)
 
     monkeypatch.setattr(near_duplicates._Search, "compare", count)
     nearest = _nearest(texts)
@@ -140,7 +163,9 @@ _words = st.lists(st.sampled_from(["a", "b", "c", "<", "é", "日", "x1"]), min_
 def test_the_join_finds_all_pairs_that_reach_the_threshold(texts: list[str], threshold: float) -> None:
     rows = np.arange(len(texts)) * 7 + 3
     by_row = dict(zip(rows.tolist(), texts, strict=True))
-    found = find_alike(rows, lambda numbers: {n: by_row[n].encode() for n in numbers.tolist()}, Shingler(5), threshold)
+    found = find_alike(
+        rows, lambda numbers: {n: by_row[n].encode() for n in numbers.tolist()}, Shingler(5), threshold, slab=5
+    )
     assert {(a, b) for a, b in combinations(rows.tolist(), 2) if _index(by_row[a], by_row[b]) >= threshold} <= set(
         map(tuple, found.tolist())
     )
@@ -154,3 +179,7 @@ def test_the_index_is_that_of_the_sets(texts: list[str]) -> None:
     assert jaccard(pairs, {n: text.encode() for n, text in enumerate(texts)}, SETTINGS).tolist() == pytest.approx(
         expected
     )
+
+
+def test_of_no_rows_there_are_none() -> None:
+    assert _nearest([]).of.tolist() == []

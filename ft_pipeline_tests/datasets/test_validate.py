@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from ft_pipeline.datasets.checks import CHECKS, find_faults
 from ft_pipeline.datasets.contract import IGNORED
 from ft_pipeline.datasets.validated import (
-    DUPLICATES_FILE,
     EVALUATION_FILE,
     QUARANTINE_FILE,
     STATISTICS_FILE,
@@ -44,20 +43,9 @@ def folder(tmp_path: Path, tiny_base: Path) -> DataFolder:
     return DataFolder(tmp_path, tiny_base)
 
 
-def _validate(folder: DataFolder, lines: list[str], tested: list[str] | None = None, **settings: Any) -> Any:
-    folder.write("rows.jsonl", lines)
-    settings = {"sources": ["data/rows.jsonl"]} | settings
-    if tested is not None:
-        folder.write("tested.jsonl", tested)
-        settings["test_sets"] = {"fresh": ["data/tested.jsonl"]}
-    out = settings.pop("out", "valid")
-    folder.parse(f"raw-{out}", **settings)
-    return folder.validate(out, f"raw-{out}", **settings)
-
-
 def test_each_breach_goes_to_quarantine_under_its_reason_and_line(folder: DataFolder) -> None:
     lines = [good(number) for number in range(60)] + list(BROKEN.values())
-    summary = _validate(folder, lines, max_message_chars=299)
+    summary = folder.make(lines, max_message_chars=299)
     quarantine = folder.table(QUARANTINE_FILE)
     found = dict(zip(quarantine["source_line"], quarantine["reasons"].to_list(), strict=True))
     for line, reason in enumerate(BROKEN, start=61):
@@ -71,7 +59,7 @@ def test_each_breach_goes_to_quarantine_under_its_reason_and_line(folder: DataFo
 
 def test_every_row_is_accounted_for(folder: DataFolder) -> None:
     lines = [good(number) for number in range(50)] + [good(3), good(4), BROKEN["secret"]]
-    figures = _validate(folder, lines).figures
+    figures = folder.make(lines).figures
     kept = folder.table(TRAIN_FILE).height + folder.table(EVALUATION_FILE).height
     assert (figures["rows"], kept, figures["duplicate_rows"], figures["quarantined_rows"]) == (53, 50, 2, 1)
     statistics = json.loads((folder.root / "valid" / STATISTICS_FILE).read_text())
@@ -84,65 +72,8 @@ def test_every_row_is_accounted_for(folder: DataFolder) -> None:
 
 
 def test_the_twin_of_a_row_in_quarantine_is_in_quarantine_too(folder: DataFolder) -> None:
-    figures = _validate(folder, [*map(good, range(40)), BROKEN["too_many_tokens"], BROKEN["too_many_tokens"]]).figures
+    figures = folder.make([*map(good, range(40)), BROKEN["too_many_tokens"], BROKEN["too_many_tokens"]]).figures
     assert (figures["quarantined_rows"], figures["duplicate_rows"]) == (2, 0)
-
-
-def test_a_row_never_changes_side_as_data_grows(folder: DataFolder) -> None:
-    def sides(count: int) -> tuple[set[str], set[str]]:
-        _validate(folder, [good(number) for number in range(count)], held_out_share=0.3, out=f"of-{count}")
-        frames = (folder.table(name, f"of-{count}") for name in (TRAIN_FILE, EVALUATION_FILE))
-        trained, held_out = ({str(messages) for messages in frame["messages"]} for frame in frames)
-        return trained, held_out
-
-    small, large = sides(40), sides(90)
-    assert small[0] <= large[0]
-    assert small[1] <= large[1]
-    assert not large[0] & large[1]
-
-
-def test_rows_of_a_group_stay_on_one_side(folder: DataFolder) -> None:
-    lines = [turns(("user", f"question {i}"), ("assistant", "a"), thread=i % 9) for i in range(90)]
-    _validate(folder, lines, columns={"group": "thread"}, held_out_share=0.4)
-    groups = [set(folder.table(name)["group"]) for name in (TRAIN_FILE, EVALUATION_FILE)]
-    assert groups[0]
-    assert groups[1]
-    assert not groups[0] & groups[1]
-
-
-def test_a_prompt_of_a_test_set_is_never_trained_on(folder: DataFolder) -> None:
-    leaked = turns(("user", "Say  the word 7"), ("assistant", "another answer"))
-    summary = _validate(folder, [*map(good, range(40)), leaked], tested=[good(7)])
-    prompts = {messages[0]["content"].casefold() for messages in folder.table(TRAIN_FILE)["messages"]}
-    assert "say the word 7" not in prompts
-    assert summary.figures["leaked_duplicates"] == 2
-    assert folder.table(EVALUATION_FILE).filter(set="fresh").height == 1
-    assert set(folder.table(DUPLICATES_FILE)["of_file"]) == {"data/tested.jsonl"}
-
-
-STORY = " ".join(f"word{number}" for number in range(60))
-
-
-def test_the_first_of_near_duplicates_stays(folder: DataFolder) -> None:
-    near = [turns(("user", f"{STORY} {end}"), ("assistant", "it came back")) for end in ("one", "two", "three")]
-    other = turns(("user", " ".join(reversed(STORY.split()))), ("assistant", "it came back"))
-    summary = _validate(folder, [*map(good, range(40)), *near, other], max_row_tokens=2000)
-    assert summary.figures["near_duplicates"] == 2
-    repeats = folder.table(DUPLICATES_FILE)
-    assert repeats["of_line"].to_list() == [41, 41]
-    assert all(0.8 <= similarity < 1 for similarity in repeats["similarity"])
-    none = _validate(
-        folder, [*map(good, range(40)), *near], near_duplicates={"enabled": False}, max_row_tokens=2000, out="off"
-    )
-    assert none.figures["duplicate_rows"] == 0
-
-
-def test_a_near_duplicate_of_a_tested_row_is_never_trained_on(folder: DataFolder) -> None:
-    near, tested = (turns(("user", f"{STORY} {end}"), ("assistant", "it came back")) for end in ("one", "two"))
-    summary = _validate(folder, [*map(good, range(40)), near], tested=[tested], max_row_tokens=2000)
-    assert summary.figures["leaked_duplicates"] == 1
-    assert folder.table(EVALUATION_FILE).filter(set="fresh").height == 1
-    assert not any(STORY in messages[0]["content"] for messages in folder.table(TRAIN_FILE)["messages"])
 
 
 @pytest.mark.parametrize("code", [code for code, check in CHECKS.items() if "fix" in (check.action, *check.choices)])
@@ -153,7 +84,7 @@ def test_what_can_be_mended_is_mended_where_the_recipe_says_so(folder: DataFolde
         "email": turns(("user", "write to joe@example.org"), ("assistant", "b")),
         "too_many_tokens": turns(("user", "a b"), ("assistant", "ß " * 200)),
     }
-    summary = _validate(folder, [*map(good, range(40)), broken[code]], checks={code: "fix"})
+    summary = folder.make([*map(good, range(40)), broken[code]], checks={code: "fix"})
     assert summary.figures["fixed_rows"] == 1
     assert summary.figures["quarantined_rows"] == 0
     assert {row["code"]: row["action"] for row in summary.tables["warnings"]} == {code: "fixed"}
@@ -162,7 +93,7 @@ def test_what_can_be_mended_is_mended_where_the_recipe_says_so(folder: DataFolde
 def test_a_secret_is_hidden_whole_or_the_row_goes_to_quarantine(folder: DataFolder) -> None:
     token, no_end = "glpat-" + "abcdefghij0123456789", "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEvQIBADAN"
     lines = [turns(("user", f"use {token} now"), ("assistant", f"thanks for {end}")) for end in (token, no_end)]
-    _validate(folder, [*lines, *map(good, range(40))], checks={"secret": "fix"})
+    folder.make([*lines, *map(good, range(40))], checks={"secret": "fix"})
     kept = pl.concat([folder.table(TRAIN_FILE), folder.table(EVALUATION_FILE)]).filter(pl.col("source_line") <= 2)
     assert [[message["content"] for message in row] for row in kept["messages"]] == [
         ["use [SECRET] now", "thanks for [SECRET]"]
@@ -171,7 +102,7 @@ def test_a_secret_is_hidden_whole_or_the_row_goes_to_quarantine(folder: DataFold
 
 
 def test_what_the_recipe_only_wants_to_be_warned_of_stays(folder: DataFolder) -> None:
-    summary = _validate(folder, [*map(good, range(40)), BROKEN["secret"]], checks={"secret": "warn"})
+    summary = folder.make([*map(good, range(40)), BROKEN["secret"]], checks={"secret": "warn"})
     assert summary.figures["quarantined_rows"] == 0
     assert {row["code"]: row["rows"] for row in summary.tables["warnings"]} == {"secret": 1}
     files = (folder.table(name) for name in (TRAIN_FILE, EVALUATION_FILE))
@@ -185,7 +116,7 @@ def test_a_row_in_another_language_goes_to_quarantine(folder: DataFolder) -> Non
     english = [row("The weather in the mountains was better than anybody had expected", i) for i in range(40)]
     german = row("Das Wetter in den Bergen war besser, als irgendjemand erwartet hatte", 1)
     settings: dict[str, Any] = {"language": "en", "near_duplicates": {"enabled": False}, "max_row_tokens": 500}
-    summary = _validate(folder, [*english, german], **settings)
+    summary = folder.make([*english, german], **settings)
     assert {row["reason"]: row["rows"] for row in summary.tables["quarantine"]} == {"wrong_language": 1}
 
 
@@ -201,12 +132,12 @@ def test_a_call_of_a_tool_may_have_no_text(tmp_path: Path) -> None:
         {"role": "assistant", "content": "b"},
     ]
     lines = [*map(good, range(40)), json.dumps({"messages": messages})]
-    assert _validate(folder, lines).figures["quarantined_rows"] == 0
+    assert folder.make(lines).figures["quarantined_rows"] == 0
 
 
 def test_plain_text_is_split_by_document_and_learned_whole(folder: DataFolder) -> None:
     lines = [json.dumps({"text": f"document {number} says what it says"}) for number in range(60)]
-    _validate(folder, lines, held_out_share=0.3)
+    folder.make(lines, held_out_share=0.3)
     train = folder.table(TRAIN_FILE)
     for ids, labels in train.select("input_ids", "labels").iter_rows():
         assert labels[1:] == ids[1:]
@@ -216,30 +147,23 @@ def test_plain_text_is_split_by_document_and_learned_whole(folder: DataFolder) -
 
 def test_too_much_quarantine_fails_the_blocking_check_with_the_top_reason(folder: DataFolder) -> None:
     lines = [good(number) for number in range(40)] + [BROKEN["secret"], BROKEN["empty_turn"], BROKEN["empty_turn"]]
-    (check,) = _validate(folder, lines, max_quarantined_share=0.01).failed
+    (check,) = folder.make(lines, max_quarantined_share=0.01).failed
     assert check.value == round(3 / 43, 4)
     assert "most often: empty_turn 2, secret 1" in check.detail
 
 
 def test_no_row_to_train_on_fails_a_blocking_check_that_says_why_and_keeps_the_quarantine(folder: DataFolder) -> None:
-    check = _validate(folder, [BROKEN["empty_turn"]] * 2).failed[-1]
+    check = folder.make([BROKEN["empty_turn"]] * 2).failed[-1]
     assert (check.name, check.blocking, check.value) == ("rows_on_both_sides", True, 0)
     assert check.detail.startswith("0 rows to train on, 0 held out")
     assert "empty_turn 2" in check.detail
     assert folder.table(QUARANTINE_FILE).height == 2
 
 
-def test_rows_that_all_repeat_a_test_set_fail_the_check_with_that_reason(folder: DataFolder) -> None:
-    lines = [good(number) for number in range(20)]
-    (check,) = _validate(folder, lines, tested=lines).failed
-    assert check.name == "rows_on_both_sides"
-    assert "duplicates: leaked 20" in check.detail
-
-
 def test_the_loss_sees_the_last_answer_and_its_end_only(folder: DataFolder, tiny_base: Path) -> None:
     from transformers import AutoTokenizer
 
-    _validate(folder, [good(number) for number in range(40)])
+    folder.make([good(number) for number in range(40)])
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     for row in folder.table(TRAIN_FILE).iter_rows(named=True):
         learned = [label for label in row["labels"] if label != IGNORED]
@@ -271,7 +195,7 @@ def test_only_changed_files_are_checked_again_and_the_bytes_are_those_from_scrat
 def test_no_row_is_ever_lost(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = DataFolder(tmp_path_factory.mktemp("rows"))
     lines = [turns(("user", text), ("assistant", text)) for text in texts] + [good(i) for i in range(40)]
-    figures = _validate(folder, lines, max_quarantined_share=1).figures
+    figures = folder.make(lines, max_quarantined_share=1).figures
     kept = folder.table(TRAIN_FILE).height + folder.table(EVALUATION_FILE).height
     assert kept + figures["quarantined_rows"] + figures["duplicate_rows"] == len(lines)
 
@@ -281,14 +205,14 @@ def test_a_conversation_that_the_template_refuses_goes_to_quarantine(tmp_path: P
     make_tokenizer(tmp_path / "base", template=refusing)
     lines = [*map(good, range(40)), turns(("system", "be brief"), ("user", "a"), ("assistant", "b"))]
     folder = DataFolder(tmp_path, tmp_path / "base")
-    _validate(folder, lines)
+    folder.make(lines)
     (row,) = folder.table(QUARANTINE_FILE).to_dicts()
     assert row["reasons"] == ["template_refuses"]
     assert "no system turn" in row["detail"]
 
 
 def test_conversations_and_lengths_can_be_taken_from_a_validated_file(folder: DataFolder) -> None:
-    _validate(folder, [good(number) for number in range(40)])
+    folder.make([good(number) for number in range(40)])
     sample = sample_conversations(folder.root / "valid" / TRAIN_FILE, most=3)
     assert len(sample) == 3
     assert [message["role"] for message in sample[0]] == ["user", "assistant"]
@@ -302,31 +226,6 @@ def test_a_wrong_check_in_the_recipe_is_named_with_the_nearest_right_one() -> No
         "a breach of 'role_order' cannot lead to 'warn', only to: quarantine."
     ]
     assert find_faults({"secret": "fix", "email": "off"}) == []
-
-
-def test_a_prompt_in_two_groups_is_not_trained_on_where_it_is_tested(folder: DataFolder) -> None:
-    lines = [turns(("user", f"question {i}"), ("assistant", "a"), topic="algebra") for i in range(20)]
-    lines += [turns(("user", f"other {i}"), ("assistant", "a"), topic=f"topic {i}") for i in range(40)]
-    tested = [turns(("user", "Question  3"), ("assistant", "b"), topic="algebra")]
-    off = {"near_duplicates": {"enabled": False}}
-    summary = _validate(folder, lines, tested=tested, columns={"group": "topic"}, **off)
-    assert summary.figures["leaked_duplicates"] == 1
-    (leaked,) = folder.table(DUPLICATES_FILE).to_dicts()
-    assert (leaked["source_line"], leaked["kind"]) == (4, "leaked")
-
-
-def test_conversations_that_only_begin_alike_are_no_leak(folder: DataFolder) -> None:
-    def chat(number: int) -> str:
-        return turns(("user", "Hi!"), ("assistant", "Hello."), ("user", f"count to {number}"), ("assistant", "no"))
-
-    summary = _validate(folder, [*map(good, range(40)), *map(chat, range(30))], tested=[chat(3), chat(99)])
-    assert summary.figures["leaked_duplicates"] == 1
-
-
-def test_a_system_turn_that_all_rows_share_makes_none_of_them_a_near_duplicate(folder: DataFolder) -> None:
-    rules = " ".join(f"rule{number}" for number in range(300))
-    lines = [turns(("system", rules), ("user", f"say {i}"), ("assistant", f"the word {i}")) for i in range(40)]
-    assert _validate(folder, lines, max_row_tokens=4000).figures["near_duplicates"] == 0
 
 
 def test_parts_that_other_code_has_made_are_not_taken_over(folder: DataFolder) -> None:
@@ -343,12 +242,3 @@ def test_parts_that_other_code_has_made_are_not_taken_over(folder: DataFolder) -
 
 def _parts(folder: DataFolder, name: str) -> set[str]:
     return {path.parent.name for path in (folder.root / name).rglob("part.json")}
-
-
-def test_a_prompt_that_one_group_holds_out_is_not_trained_on_in_another(folder: DataFolder) -> None:
-    lines = [turns(("user", "the same question"), ("assistant", f"answer {i}"), topic=f"topic {i}") for i in range(40)]
-    lines += [turns(("user", f"other {i}"), ("assistant", "a"), topic=f"topic {i}") for i in range(40)]
-    _validate(folder, lines, columns={"group": "topic"}, held_out_share=0.3)
-    asked = [{row[0]["content"] for row in folder.table(name)["messages"]} for name in (TRAIN_FILE, EVALUATION_FILE)]
-    assert "the same question" in asked[1]
-    assert "the same question" not in asked[0]

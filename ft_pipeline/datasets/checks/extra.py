@@ -16,12 +16,13 @@ from ft_pipeline.datasets.checks import CHECKS
 from ft_pipeline.datasets.checks.text import TextCheck, find_texts
 
 
-def find_in_extras(extras: pl.Series, checks: Mapping[str, TextCheck]) -> dict[str, list[int]]:
+def find_in_extras(extras: pl.Series, checks: Mapping[str, TextCheck], most_chars: int) -> dict[str, list[int]]:
     """Positions of conversations whose `extra` breaks a check, by reason code. Those that have none cost nothing.
 
     Args:
         extras: JSON of each conversation's tools and tool calls; null where there are none.
         checks: By reason code.
+        most_chars: Longer ones are `message_too_long`, and not searched for minutes.
     """
     if extras.null_count() == len(extras):
         return {}
@@ -32,7 +33,12 @@ def find_in_extras(extras: pl.Series, checks: Mapping[str, TextCheck]) -> dict[s
         for part in json.loads(extra).values():
             rows["\n".join(_read_texts(part))].append(row)
     texts, places = pl.DataFrame({"content": list(rows)}), list(rows.values())
-    found = {code: {row for hit in find_texts(texts, check) for row in places[hit]} for code, check in checks.items()}
+    is_long = texts["content"].str.len_chars() > most_chars
+    found = {
+        code: {row for hit in find_texts(texts, check, is_long) for row in places[hit]}
+        for code, check in checks.items()
+    }
+    found["message_too_long"] = {row for hit in is_long.arg_true() for row in places[hit]}
     return {code: sorted(hits) for code, hits in found.items() if hits}
 
 

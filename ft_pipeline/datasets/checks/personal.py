@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 
 _EMAIL = r"(?i)\b[a-z0-9._%+-]+@[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9-]+)*\.[a-z]{2,24}\b"
+_MAX_LOCAL = 64  # RFC 5321, section 4.5.3.1.1
+_LOCAL = re.compile(r"[a-z0-9._%+-]+\Z", re.IGNORECASE)
+_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9-]{1,63}){0,8}\.[a-z]{2,24}\b", re.IGNORECASE)
 # What stands between the groups of a number: spaces of several widths, a hyphen or a dot.
 _GAP = r"[ .\-\x{a0}\x{2007}\x{2009}\x{202f}]{0,2}"
 _content = pl.col("content")
@@ -46,9 +49,14 @@ _MIN_DIGITS, _MAX_DIGITS = 14, 19
 _MIN_GROUP = 4
 
 
+def has_email(text: str) -> bool:
+    """Whether a text holds an e-mail address."""
+    return next(_find_emails(text), None) is not None
+
+
 def hide_emails(text: str) -> str:
     """The text with `[EMAIL]` in the place of each address."""
-    return re.sub(_EMAIL, "[EMAIL]", text)
+    return _hide(text, _find_emails(text), "[EMAIL]")
 
 
 def has_card_number(text: str) -> bool:
@@ -58,11 +66,26 @@ def has_card_number(text: str) -> bool:
 
 def hide_card_numbers(text: str) -> str:
     """The text with `[CARD]` in the place of each number."""
+    return _hide(text, _find_cards(text), "[CARD]")
+
+
+def _hide(text: str, places: Iterable[tuple[int, int]], mark: str) -> str:
     parts, end = [], 0
-    for start, stop in _find_cards(text):
-        parts += [text[end:start], "[CARD]"]
+    for start, stop in places:
+        parts += [text[end:start], mark]
         end = stop
     return "".join([*parts, text[end:]])
+
+
+def _find_emails(text: str) -> Iterator[tuple[int, int]]:
+    """Where addresses stand, in their order; from each "@" outwards, so that no run is searched twice."""
+    end = 0
+    for at in re.finditer("@", text):
+        local = _LOCAL.search(text[max(end, at.start() - _MAX_LOCAL) : at.start()])
+        domain = _DOMAIN.match(text, at.end())
+        if local and domain:
+            yield at.start() - len(local[0]), domain.end()
+            end = domain.end()
 
 
 def _find_cards(text: str) -> Iterator[tuple[int, int]]:
@@ -90,7 +113,8 @@ def _find_last_group(text: str, groups: list[tuple[int, int]], first: int) -> in
     more digits is a fraction.
     """
     digits = ""
-    for last, (start, end) in enumerate(groups[first:], start=first):
+    for last in range(first, len(groups)):
+        start, end = groups[last]
         digits += text[start:end]
         if len(digits) > _MAX_DIGITS:
             return None

@@ -38,7 +38,7 @@ _PLUGINS = (
 )
 _KEY_NAME = r"(?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?"
 _OWN = re.compile(
-    rf"-{{4,5}} ?BEGIN {_KEY_NAME} ?-{{4,5}}.{{0,20000}}?-{{4,5}} ?END {_KEY_NAME} ?-{{4,5}}"
+    rf"-{{4,5}} ?BEGIN {_KEY_NAME} ?-{{4,5}}(?:[^-]|-(?!---)){{0,20000}}?-{{4,5}} ?END {_KEY_NAME} ?-{{4,5}}"
     r"|\b(?:(?:AKIA|ASIA)[0-9A-Z]{16}\b"  # AWS access key id
     r"|github_pat_[0-9A-Za-z_]{36,}"
     r"|gh[pousr]_[0-9A-Za-z]{36,}"
@@ -59,7 +59,7 @@ _OWN = re.compile(
 )
 # A key whose END is missing has no end to hide it up to; nor has PuTTY's.
 _KEY_HEADER = re.compile(rf"BEGIN {_KEY_NAME}|PuTTY-User-Key-File-[0-9]")
-_JWT = re.compile(r"eyJ[0-9A-Za-z_=-]{1,8000}\.[0-9A-Za-z_=-]+(?:\.[0-9A-Za-z_.+/=-]*)?")
+_JWT = re.compile(r"(?<![0-9A-Za-z_=-])eyJ[0-9A-Za-z_=-]{1,8000}\.[0-9A-Za-z_=-]+(?:\.[0-9A-Za-z_.+/=-]*)?")
 # AWS's secret access key has no mark of its own: capitals, small letters and digits tell it from a hash.
 _AWS_SECRET = re.compile(
     r"(?<![0-9A-Za-z/+])(?=[0-9A-Z/+]*[a-z])(?=[0-9a-z/+]*[A-Z])(?=[A-Za-z/+]*[0-9])[0-9A-Za-z/+]{40}(?![0-9A-Za-z/+=])"

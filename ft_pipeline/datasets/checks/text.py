@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ft_pipeline.datasets.checks.personal import CARD_GATE, EMAIL_GATE, has_card_number, hide_card_numbers, hide_emails
+from ft_pipeline.datasets.checks.personal import (
+    CARD_GATE,
+    EMAIL_GATE,
+    has_card_number,
+    has_email,
+    hide_card_numbers,
+    hide_emails,
+)
 from ft_pipeline.datasets.checks.secrets import SECRET_GATE, has_secret, hide_secrets
 
 _BOM = "\ufeff"
@@ -59,7 +66,7 @@ TEXT_CHECKS: dict[str, TextCheck] = {
     ),
     "replacement_character": TextCheck(~_is_ascii & _content.str.contains("\ufffd", literal=True)),
     "secret": TextCheck(SECRET_GATE, confirm=has_secret, mend=hide_secrets),
-    "email": TextCheck(EMAIL_GATE, mend=hide_emails),
+    "email": TextCheck(EMAIL_GATE, confirm=has_email, mend=hide_emails),
     "card_number": TextCheck(CARD_GATE, confirm=has_card_number, mend=hide_card_numbers),
 }
 

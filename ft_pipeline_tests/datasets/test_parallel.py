@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from ft_pipeline.datasets.parallel import call_apart, map_ahead, map_in_order
+
+
+def _see(number: int) -> tuple[int, str | None, int]:
+    time.sleep(0.05)
+    return number, os.environ.get("POLARS_MAX_THREADS"), os.getpid()
+
+
+def _fail(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number
+
+
+def test_every_process_has_one_thread_and_results_keep_their_order() -> None:
+    seen = list(map_in_order(_see, range(12), 2))
+    assert [number for number, _, _ in seen] == list(range(12))
+    assert {threads for _, threads, _ in seen} == {"1"}
+    assert len({process for _, _, process in seen} - {os.getpid()}) == 2
+    assert "POLARS_MAX_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_reaches_the_caller(workers: int) -> None:
+    with pytest.raises(ValueError, match="three"):
+        list(map_in_order(_fail, range(9), workers))
+
+
+def test_threads_keep_the_order_too() -> None:
+    assert list(map_ahead(_fail, [0, 1, 2, 4])) == [0, 1, 2, 4]
+    with pytest.raises(ValueError, match="three"):
+        list(map_ahead(_fail, range(9)))
+
+
+def test_a_process_apart_gives_its_result() -> None:
+    assert call_apart(_see, 7)[2] != os.getpid()
