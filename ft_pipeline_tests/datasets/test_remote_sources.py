@@ -9,6 +9,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 
 from ft_pipeline.datasets.sources import SourceFile, find_sources, open_source
@@ -151,6 +152,8 @@ def test_a_misleading_url_is_refused(tmp_path: Path, url: str, fault: str) -> No
 
 def test_a_missing_package_is_told_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    # What another test has loaded, fsspec remembers.
+    monkeypatch.delitem(_registry, "gs", raising=False)
     told = re.escape("gs:// needs the package gcsfs. Run pip install 'ft-pipeline[gcs]'")
     with pytest.raises(SourceError, match=told):
         _find(tmp_path, "gs://rows/a.jsonl", allowed=("gs://rows",))
