@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE, Message, unpack
-from ft_pipeline.datasets.rendering import ChatRenderer, RenderedTurn, TemplateRefusal
+from ft_pipeline.datasets.rendering import ChatRenderer, RenderedTurn, TemplateRefusal, count_common
 from ft_pipeline.datasets.token_prefix import BatchEncoder
 from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.errors import BaseModelError
@@ -179,7 +179,7 @@ class TokenContract:
             # What TRL learns of such a row: all from where prompt and conversation part.
             prompt = self._encoder.encode([turn.prompt])[0]
             bos = [self._bos_id] if self._tokenizer.adds_bos and prompt[:1] != [self._bos_id] else []
-            start = _count_common(bos + prompt, ids)
+            start = count_common(bos + prompt, ids)
         if start is None or (turn.breach and not turn.is_last):
             return None
         place = _index(ids, self.end_of_turn_id, start, from_end=turn.is_last) if turn.is_ended else None
@@ -246,8 +246,3 @@ def _index(ids: list[int], token_id: int | None, start: int, *, from_end: bool) 
     if from_end:
         return next((place for place in range(len(ids) - 1, start - 1, -1) if ids[place] == token_id), None)
     return next((place for place in range(start, len(ids)) if ids[place] == token_id), None)
-
-
-def _count_common(left: list[int], right: list[int]) -> int:
-    pairs = zip(left, right, strict=False)
-    return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(left), len(right)))

@@ -19,10 +19,13 @@ from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
 from ft_pipeline.datasets.signatures import Pairs, Signatures, agree, find_candidates
 from ft_pipeline.recipe import NearDuplicatesSection
 
+# Texts are in memory at a time up to about so many bytes, by the length of some of them; of those that are joined also
+# up to so many rows.
 _TEXT_BYTES = 192 << 20
 _SAMPLE_ROWS = 512
-_SHARE_PAIRS = 5000
 _JOINED_ROWS = 8192
+# Pairs that one thread compares at a time.
+_SHARE_PAIRS = 5000
 # So many first rows of a crowded bucket are compared with all others in it.
 _LEADERS = 3
 # Rows may come back after each join. After so many they go with what they are near to.
@@ -55,10 +58,12 @@ def find_nearest(signatures: Signatures, fixed: int, texts_of: TextsOf, settings
         return Nearest(np.empty(0, np.int64), np.empty(0))
     pairs, crowds = find_candidates(signatures)
     pairs = pairs[agree(signatures, pairs, settings.threshold)]
-    crowded = np.unique(np.concatenate([np.empty(0, np.int64), *crowds]))
+    crowded = np.unique(np.concatenate(crowds)) if crowds else np.empty(0, np.int64)
     search = _Search(signatures, texts_of, np.union1d(pairs, crowded), settings)
     search.compare(pairs)
     nearest = search.settle(fixed)
+    if not crowds:
+        return nearest
     for leader in range(_LEADERS):
         search.compare_leaders(crowds, nearest.of == np.arange(len(signatures)), leader)
         nearest = search.settle(fixed)
@@ -107,7 +112,7 @@ class _Search:
     def compare_leaders(self, crowds: list[NDArray[np.int64]], stays: NDArray[np.bool_], leader: int) -> None:
         """Compare one of the first rows that stay in each crowded bucket with all that stay behind it."""
         pairs = [_pair_first(crowd[stays[crowd]], leader) for crowd in crowds]
-        joined = np.unique(np.concatenate([np.empty((0, 2), np.int64), *pairs]), axis=0)
+        joined = np.unique(np.concatenate(pairs), axis=0)
         self.compare(joined[agree(self._signatures, joined, self._settings.threshold)])
 
     def join(self, rows: NDArray[np.int64]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from ft_pipeline.datasets.formats.detect import SAMPLE_ROWS, Layout, choose_layo
 from ft_pipeline.datasets.formats.plain_chat import MESSAGES
 from ft_pipeline.datasets.parallel import count_workers, map_in_order, without_cycle_search
 from ft_pipeline.datasets.parse_request import ParseRequest
-from ft_pipeline.datasets.parts import chunk_path, finish_part, read_part, take_over, write_chunk
+from ft_pipeline.datasets.parts import begin_part, chunk_path, finish_part, read_part, write_chunk
 from ft_pipeline.datasets.raw import PARTS, RawDataset, RawSource, write_raw_dataset
 from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
@@ -61,6 +61,16 @@ class _Chunk:
     faults: int
 
 
+class _Row(NamedTuple):
+    """A row of a batch: a conversation, or why it is none and what stands there."""
+
+    line: int
+    conversation: Conversation | None
+    group: str | None
+    fault: RowFault | None
+    text: str | None
+
+
 @dataclass
 class _Reading:
     """A file that no earlier data set has parsed, and what is known of it so far."""
@@ -94,9 +104,7 @@ def parse_sources(request: ParseRequest, reporter: Reporter) -> Summary:
     readings: dict[Path, _Reading] = {}
     for source, key in zip(request.sources, keys, strict=True):
         folder = request.out_dir / PARTS / key
-        # There may be the same bytes in two files.
-        if not folder.exists() and take_over(PARTS, key, request.earlier, folder) is None:
-            folder.mkdir(parents=True)
+        if begin_part(folder, request.earlier):
             readings[folder] = _Reading(source, folder)
     _parse_files(readings)
     sources = [
@@ -151,12 +159,9 @@ def parse_batch(piece: _Piece) -> _Chunk:
     if messages is not None:
         table = _to_plain_table(messages, batch.first_line)
         return _Chunk(piece.path, write_chunk(table, piece.path), len(messages), 0)
-    rows: list[tuple[int, Conversation | None, str | None, RowFault | None, str | None]] = []
     with without_cycle_search():
-        for record in batch.decode():
-            conversation, group, fault = _read_row(record, piece.layout)
-            rows.append((record.line, conversation, group, fault, record.show() if fault else None))
-    faults = sum(row[1] is None for row in rows)
+        rows = [_read_row(record, piece.layout) for record in batch.decode()]
+    faults = sum(row.fault is not None for row in rows)
     return _Chunk(piece.path, write_chunk(_to_table(rows), piece.path), len(rows), faults)
 
 
@@ -169,39 +174,39 @@ def _to_plain_table(messages: pa.ListArray, first_line: int) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=RAW_SCHEMA)
 
 
-def _read_row(record: Record, layout: Layout) -> tuple[Conversation | None, str | None, RowFault | None]:
-    if record.fault:
-        return None, None, record.fault
-    try:
-        conversation, group = layout.parse(record.value)
-    except RowFault as err:
-        return None, None, err
-    return conversation, group, None
+def _read_row(record: Record, layout: Layout) -> _Row:
+    fault = record.fault
+    if fault is None:
+        try:
+            return _Row(record.line, *layout.parse(record.value), None, None)
+        except RowFault as err:
+            fault = err
+    return _Row(record.line, None, None, fault, record.show())
 
 
-def _to_table(rows: Sequence[tuple[int, Conversation | None, str | None, RowFault | None, str | None]]) -> pa.Table:
+def _to_table(rows: Sequence[_Row]) -> pa.Table:
     offsets, roles, contents = [0], [], []
-    for _, conversation, *_ in rows:
-        if conversation:
-            for message in conversation.messages:
+    for row in rows:
+        if row.conversation:
+            for message in row.conversation.messages:
                 roles.append(message["role"])
                 contents.append(message["content"])
         offsets.append(len(roles))
     turns = pa.StructArray.from_arrays(
         [pa.array(roles, pa.string()), pa.array(contents, pa.string())], ["role", "content"]
     )
-    missing = pa.array([row[1] is None for row in rows], pa.bool_())
+    missing = pa.array([row.conversation is None for row in rows], pa.bool_())
     messages = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns, mask=missing)
-    faults = [row[3] for row in rows]
+    faults = [row.fault for row in rows]
     columns = [
-        pa.array([row[0] for row in rows], pa.int64()),
+        pa.array([row.line for row in rows], pa.int64()),
         messages.cast(MESSAGES),
-        pa.array([row[1].extra if row[1] else None for row in rows], pa.string()),
-        pa.array([row[2] for row in rows], pa.string()),
+        pa.array([row.conversation.extra if row.conversation else None for row in rows], pa.string()),
+        pa.array([row.group for row in rows], pa.string()),
         pa.array([fault.code if fault else None for fault in faults], pa.string()),
         pa.array([fault.column if fault else None for fault in faults], pa.int64()),
         pa.array([str(fault) if fault else None for fault in faults], pa.string()),
-        pa.array([row[4] for row in rows], pa.string()),
+        pa.array([row.text for row in rows], pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=RAW_SCHEMA)
 

@@ -69,15 +69,23 @@ def read_part(folder: Path) -> Part:
     return Part(folder, tuple(folder / name for name in sorted(index["chunks"])), index["facts"])
 
 
-def take_over(kind: str, key: str, earlier: Sequence[Path], target: Path) -> Part | None:
-    """A part of an earlier artifact, linked into this one, if there is one and it is whole.
+def begin_part(folder: Path, earlier: Sequence[Path]) -> bool:
+    """Make the folder of a part, unless it is there or a whole one of an earlier artifact can be linked in its place.
 
     Args:
-        kind: The folder of such parts.
-        key: The part's key.
+        folder: `<artifact>/<kind>/<key>`. It may be there: two sources may be the same.
         earlier: Folders of earlier artifacts; one may vanish at any time.
-        target: The folder of the part in this artifact.
+
+    Returns:
+        The part has to be made.
     """
+    if folder.exists() or _take_over(folder.parent.name, folder.name, earlier, folder):
+        return False
+    folder.mkdir(parents=True)
+    return True
+
+
+def _take_over(kind: str, key: str, earlier: Sequence[Path], target: Path) -> bool:
     for artifact in earlier:
         with suppress(OSError, ValueError, KeyError):
             part = read_part(artifact / kind / key)
@@ -85,9 +93,9 @@ def take_over(kind: str, key: str, earlier: Sequence[Path], target: Path) -> Par
             _link([*part.chunks, part.folder / _INDEX], target)
             hashes = json.loads((target / _INDEX).read_bytes())["chunks"]
             if all(hash_file(target / name) == sha256 for name, sha256 in hashes.items()):
-                return read_part(target)
+                return True
         shutil.rmtree(target, ignore_errors=True)
-    return None
+    return False
 
 
 def _link(files: Iterable[Path], target: Path) -> None:

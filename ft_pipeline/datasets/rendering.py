@@ -136,7 +136,12 @@ class ChatRenderer:
         return template, variables
 
 
+def count_common(left: Sequence[object], right: Sequence[object]) -> int:
+    """How many items two sequences have in common before they part."""
+    pairs = zip(left, right, strict=False)
+    return next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(left), len(right)))
+
+
 def _show_difference(open_text: str, text: str) -> str:
-    pairs = zip(open_text, text, strict=False)
-    place = next((at for at, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(open_text), len(text)))
+    place = count_common(open_text, text)
     return f"{open_text[place : place + 40]!r} against {text[place : place + 40]!r} in the whole"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_pipeline.datasets.shingles import STEP_ROWS, U64, Shingler, owner_of
-from ft_pipeline.datasets.signatures import Pairs, unpack_pairs
+from ft_pipeline.datasets.signatures import Pairs, pack_pairs, unpack_pairs
 
 TextsOf = Callable[[NDArray[np.int64]], dict[int, bytes]]
 # Pairs before repetitions are removed.
@@ -22,7 +22,6 @@ _SLAB_PAIRS = 4_000_000
 # Shingles are counted by a part of their hash: a count may be too high, which costs time, never a pair.
 _COUNTERS = 1 << 22
 _BYTE = np.uint64(8)
-_SHIFT_HIGH = np.uint64(32)
 _SLACK = 1e-9
 
 
@@ -96,8 +95,7 @@ def _join(
         left = np.repeat(some, count)
         step = np.arange(len(left)) - np.repeat(np.cumsum(count) - count, count)
         right = short[np.repeat(first[some], count) + step]
-        fits = (
-            (size[right] <= size[left]) & (size[right] >= threshold * size[left] - _SLACK) & (row[left] != row[right])
-        )
-        low, high = np.minimum(row[left], row[right])[fits], np.maximum(row[left], row[right])[fits]
-        yield np.unique((low.astype(np.uint64) << _SHIFT_HIGH) | high.astype(np.uint64))
+        is_size = (size[right] <= size[left]) & (size[right] >= threshold * size[left] - _SLACK)
+        fits = is_size & (row[left] != row[right])
+        pairs = np.sort(np.stack((row[left][fits], row[right][fits])), axis=0).astype(np.uint64)
+        yield np.unique(pack_pairs(*pairs))

@@ -29,7 +29,7 @@ _FOLD = bytes(
 )
 _FIRST_WIDE = 0xE0  # the first byte of a character of three bytes or more
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
-_MIX = np.uint64(0xD6E8FEB86659FD93)
+MIX = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT_HIGH, _SHIFT_LOW = np.uint64(32), np.uint64(29)
 _LOW_BYTE = np.uint64(255)
 
@@ -78,7 +78,7 @@ class Shingler:
         np.cumsum(buffer * self._powers[: len(buffer)], out=prefix[1:])
         hashes = (prefix[ends] - prefix[starts]) * self._inverses[starts]
         hashes ^= hashes >> _SHIFT_HIGH
-        hashes *= _MIX
+        hashes *= MIX
         hashes ^= hashes >> _SHIFT_LOW
         return hashes, starts
 
@@ -97,7 +97,7 @@ class Shingler:
         for j in range(self._words):
             shingles ^= shingles >> _SHIFT_HIGH
             shingles += hashes[j : j + width]
-            shingles *= _MIX
+            shingles *= MIX
         shingles ^= shingles >> _SHIFT_LOW
         is_whole = np.ones(len(shingles), bool)
         borders = _offsets(counts)[1:-1]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ft_pipeline.datasets.parallel import map_ahead
-from ft_pipeline.datasets.shingles import STEP_ROWS, Shingler
+from ft_pipeline.datasets.shingles import MIX, STEP_ROWS, Shingler
 
 _BANDS, _BAND_ROWS = 8, 3
 SIGNATURE = _BANDS * _BAND_ROWS
@@ -23,7 +23,6 @@ _SMALL_BUCKET = 32
 # A pair may be passed over unseen by the agreement of its signatures with so small a probability.
 _MISS = 1e-3
 _SLAB_PAIRS = 10_000
-_MIX = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT_HIGH = np.uint64(32)
 Signatures = NDArray[np.uint16]
 Pairs = NDArray[np.int64]
@@ -68,7 +67,7 @@ def find_candidates(signatures: Signatures) -> tuple[Pairs, list[NDArray[np.int6
         bucket, row = bucket[is_small], row[is_small]
         for step in range(1, _SMALL_BUCKET):
             mates = np.flatnonzero(bucket[step:] == bucket[:-step])
-            found.append((row[mates] << _SHIFT_HIGH) | row[mates + step])
+            found.append(pack_pairs(row[mates], row[mates + step]))
     return unpack_pairs(np.concatenate(found)), crowds
 
 
@@ -82,8 +81,13 @@ def agree(signatures: Signatures, pairs: Pairs, threshold: float) -> NDArray[np.
     return agrees
 
 
+def pack_pairs(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Pairs of rows as single numbers, `low << 32 | high`."""
+    return (low << _SHIFT_HIGH) | high
+
+
 def unpack_pairs(packed: NDArray[np.uint64]) -> Pairs:
-    """Pairs of the form `low << 32 | high`, each once, sorted."""
+    """What `pack_pairs` packed, each pair once, sorted; shape (pairs, 2)."""
     pairs = np.unique(packed)
     return np.stack((pairs >> _SHIFT_HIGH, pairs & np.uint64(0xFFFFFFFF)), axis=1).astype(np.int64)
 
@@ -92,7 +96,7 @@ def _band_keys(signatures: Signatures, band: int) -> NDArray[np.uint64]:
     key = np.zeros(len(signatures), np.uint64)
     for place in range(band * _BAND_ROWS, (band + 1) * _BAND_ROWS):
         key = (key << np.uint64(16)) | signatures[:, place]
-    return key * _MIX
+    return key * MIX
 
 
 def _least_agreement(threshold: float) -> int:

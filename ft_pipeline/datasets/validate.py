@@ -18,7 +18,7 @@ from ft_pipeline.datasets.check import CheckPiece, ChunkChecker
 from ft_pipeline.datasets.checked import CHECKED, NARROW, read_messages, read_rows
 from ft_pipeline.datasets.duplicates import find_repeats
 from ft_pipeline.datasets.parallel import call_apart, count_workers, map_ahead, map_in_order
-from ft_pipeline.datasets.parts import Part, chunk_path, finish_part, read_part, take_over
+from ft_pipeline.datasets.parts import Part, begin_part, chunk_path, finish_part, read_part
 from ft_pipeline.datasets.raw import PARTS, RawSource, read_raw_dataset
 from ft_pipeline.datasets.shingles import shingle_texts
 from ft_pipeline.datasets.sources import TRAINING_SET
@@ -85,9 +85,7 @@ def _check_parts(
         key = fingerprint({"raw": source.part, "settings": settings, **made})
         folder = request.out_dir / CHECKED / key
         folders.append(folder)
-        # There may be the same rows in two sets.
-        if not folder.exists() and take_over(CHECKED, key, request.earlier, folder) is None:
-            folder.mkdir(parents=True)
+        if begin_part(folder, request.earlier):
             missing[folder] = source
     workers = count_workers(sum(source.size_bytes for source in missing.values()))
     checker = ChunkChecker(request.settings, _load_tokenizer(request.base, workers))

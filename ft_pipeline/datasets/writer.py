@@ -74,11 +74,11 @@ class DatasetWriter:
         self._at = 0
         self._stack = ExitStack()
         self._writers: dict[str, pq.ParquetWriter] = {}
-        # Compressing one chunk takes as long as preparing the next.
-        self._thread = self._stack.enter_context(ThreadPoolExecutor(1))
         self._written: Future[None] | None = None
 
     def __enter__(self) -> DatasetWriter:
+        # Compressing one chunk takes as long as preparing the next.
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(1))
         for name, schema in _FILES.items():
             arrow = schema.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
             writer = pq.ParquetWriter(
