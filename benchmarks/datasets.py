@@ -162,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def write_rows(path: Path, count: int, data: Path | None) -> None:
     """Write chat rows of two turns; some repeat an earlier one but for one or two words."""
-    draw = random.Random(17)  # noqa: S311
+    draw = random.Random(17)
     questions, answers = _read_sentences(data) if data else _make_sentences(draw)
     recent: list[tuple[str, str]] = []
     with path.open("w", encoding="utf-8") as file:

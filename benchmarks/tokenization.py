@@ -134,7 +134,7 @@ def read_rows(data: Path, count: int) -> list[Row]:
 
 def generate_rows(count: int) -> list[Row]:
     """Conversations of one turn, as long as those of GSM8K."""
-    draw = random.Random(7)  # noqa: S311
+    draw = random.Random(7)
     return [
         _to_row(
             " ".join(draw.choices(_WORDS, k=draw.randint(15, 45))),

@@ -1,9 +1,10 @@
-"""The command line: `python -m ft_pipeline doctor|report|verify|gc`. The assets are materialized by Dagster."""
+"""The command line: `python -m ft_pipeline doctor|plan|report|verify|gc`. The assets are materialized by Dagster."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import cast
 
 import click
 
@@ -11,6 +12,8 @@ from ft_pipeline import environment
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.doctor import examine
 from ft_pipeline.errors import CorruptArtifact, PipelineError
+from ft_pipeline.finetuning.cards import CARDS, find_card
+from ft_pipeline.finetuning.plan_table import TableFormat, render_grid, render_recipe
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.publishing.alias import alias_folder, list_published
@@ -81,6 +84,22 @@ def gc(keep_last: int | None, dry_run: bool) -> None:
     for name in collected.removed:
         click.echo(name)
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
+
+
+@main.command()
+@click.argument("recipe", required=False)
+@click.option("--card", help=f"One card instead of each: {', '.join(CARDS)}.")
+@click.option("--all", "is_grid", is_flag=True, help="Every card by models of 7B to 70B, at the guide's settings.")
+@click.option("--format", "table_format", type=click.Choice(["plain", "markdown"]), default="plain")
+def plan(recipe: str | None, card: str | None, is_grid: bool, table_format: str) -> None:
+    """Predict memory, speed and hours of a recipe's training (FT_PIPELINE_RECIPE, if none is named)."""
+    shape = cast("TableFormat", table_format)
+    if is_grid:
+        click.echo(render_grid(shape))
+        return
+    root = environment.project_root()
+    loaded = load_recipe(find_recipe(recipe or environment.recipe_name(), root))
+    click.echo(render_recipe(loaded, root, find_card(card) if card else None, shape))
 
 
 @main.command()

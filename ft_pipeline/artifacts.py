@@ -1,7 +1,7 @@
 """The artifact store: content-addressed folders that are whole or not there.
 
     <root>/<asset>/<fingerprint>/      the artifact's files and manifest.json
-    <root>/_locks/, _logs/, _aliases/  what is not an artifact
+    <root>/_locks/, _logs/, _aliases/, _checkpoints/  what is not an artifact
 
 The fingerprint is a hash of all that goes in (`lineage.py`), so it is known before the work is done and an artifact
 that is already there and whole is the result. One writer per key holds its lock; it writes to a sibling folder, flushes
@@ -28,6 +28,8 @@ from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, M
 from ft_pipeline.file_lock import lock_file, try_lock_file
 
 _LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
+# Nobody goes on with a training that was cut off longer ago.
+_CHECKPOINT_DAYS = 30
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -160,6 +162,10 @@ class ArtifactStore:
             with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
                 if is_free:
                     self._recover(left.parent.name, fingerprint_)
+        for folder in self.root.glob("_checkpoints/*"):
+            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
+                if is_free and time.time() - folder.stat().st_mtime > _CHECKPOINT_DAYS * 86400:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def require_space(self, size_bytes: int, purpose: str) -> None:
         """Raise `DiskSpaceError` unless the store's disk has this many bytes free."""
@@ -175,6 +181,10 @@ class ArtifactStore:
     def log_path(self, key: ArtifactKey) -> Path:
         """Where the words of this artifact's process go."""
         return self._log_path(key.asset, key.fingerprint)
+
+    def checkpoint_path(self, key: ArtifactKey) -> Path:
+        """Where the process that makes this artifact keeps what it goes on from if it is cut off."""
+        return self.root / "_checkpoints" / f"{key.asset}-{key.fingerprint}"
 
     def _log_path(self, asset: str, fingerprint_: str) -> Path:
         return self.root / "_logs" / f"{asset}-{fingerprint_}.log"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.fingerprint import fingerprint, hash_file
+from ft_pipeline.hub import hub_errors
 from ft_pipeline.recipe import BaseModelSection
 
 # All that a tokenizer and its template are made of, by the names that transformers and sentencepiece use.
@@ -56,12 +58,24 @@ def open_base(section: BaseModelSection, root: Path, pinned: BaseModel | None = 
         BaseModelError: it is not there, not whole, or not safetensors; a Hub name comes without a revision; or it is
             another one than was pinned.
     """
+    if is_on_hub(section, root):
+        return _fetch(section, pinned)
+    folder = root / section.source
+    _require_whole(folder)
+    return _identify(section.source, folder, pinned)
+
+
+def is_on_hub(section: BaseModelSection, root: Path) -> bool:
+    """Whether a recipe's base is one of the Hub; a folder of the project goes first.
+
+    Raises:
+        BaseModelError: it is neither.
+    """
     folder = root / section.source
     if folder.is_dir():
-        _require_whole(folder)
-        return _identify(section.source, folder, pinned)
+        return False
     if section.source.count("/") == 1 and not section.source.startswith((".", "/", "data/")):
-        return _fetch(section, pinned)
+        return True
     raise BaseModelError(
         f"base_model.source must be a folder of the project or a Hub name (org/model), got '{section.source}': "
         f"there is no folder {folder}."
@@ -104,6 +118,54 @@ def require_context(base: BaseModel, row_tokens: int) -> None:
         )
 
 
+def require_vocabulary(base: BaseModel) -> None:
+    """Refuse a tokenizer with ids that the embedding has no row for: a token of those ends training on the GPU.
+
+    Special tokens that neither the chat template nor the tokenizer's own settings use are left out: Gemma 3's text
+    models carry one for images, which is one more than their embedding has rows.
+
+    Raises:
+        BaseModelError: the config or the tokenizer does not read, or a token's id is too high.
+    """
+    config = read_config(base.path)
+    rows = (config.get("text_config") or config).get("vocab_size")
+    if not (base.path / "tokenizer.json").is_file() or not isinstance(rows, int):
+        return
+    over = {token: index for token, index in _read_tokens(base.path) if index >= rows}
+    if over:
+        token, index = max(over.items(), key=lambda item: item[1])
+        raise BaseModelError(
+            f"the tokenizer's ids must be below the rows of the embedding, {rows} (vocab_size in config.json); "
+            f"{base.name} has {len(over)} above, up to {index} ({token!r}). Take the tokenizer that belongs to the "
+            "base, or resize the base's embedding."
+        )
+
+
+def _read_tokens(folder: Path) -> Iterator[tuple[str, int]]:
+    """Tokens that rows can hold, with their ids, from tokenizer.json."""
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        # Unigram lists [token, score] in the order of ids; the others map a token to its id.
+        named = vocabulary.items() if isinstance(vocabulary, dict) else ((v[0], i) for i, v in enumerate(vocabulary))
+        yield from ((str(token), int(index)) for token, index in named)
+        used = _read_tokenizer_words(folder)
+        for added in tokenizer.get("added_tokens", []):
+            if not added.get("special") or added["content"] in used:
+                yield added["content"], int(added["id"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as err:
+        raise BaseModelError(f"{path} must be a tokenizer as the tokenizers library writes it: {err!r}") from err
+
+
+def _read_tokenizer_words(folder: Path) -> str:
+    """All text that names a special token if it is used: the template, and eos, bos, pad and the like."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    named = {key: value for key, value in settings.items() if key.endswith("_token") or key == "chat_template"}
+    template = folder / "chat_template.jinja"
+    return json.dumps(named, ensure_ascii=False) + (template.read_text(encoding="utf-8") if template.is_file() else "")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """A model's config.json.
 
@@ -137,7 +199,7 @@ def _fetch(section: BaseModelSection, pinned: BaseModel | None) -> BaseModel:
     if not section.revision:
         raise BaseModelError(
             f"a Hub model must be pinned: set base_model.revision to the commit (40 hex digits) of {section.source} "
-            "that you want; a branch name moves."
+            "that you want, or let make pin record the present one; a branch name moves."
         )
     identity = f"{section.source}@{section.revision}"
     if pinned and pinned.identity == identity and pinned.path.is_dir():
@@ -145,13 +207,8 @@ def _fetch(section: BaseModelSection, pinned: BaseModel | None) -> BaseModel:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.safetensors.index.json", *_NEEDED, *TOKENIZER_FILES, "generation_config.json"]
-    try:
+    with hub_errors(section.source, section.revision, BaseModelError):
         path = snapshot_download(section.source, revision=section.revision, allow_patterns=patterns)
-    except (OSError, ValueError) as err:
-        raise BaseModelError(
-            f"{section.source} at {section.revision} is neither in the cache nor to be had from the Hub: {err}. Check "
-            "the name and the commit; a gated model needs HF_TOKEN of an account that was let in."
-        ) from err
     _require_whole(Path(path))
     return BaseModel(section.source, Path(path), identity)
 

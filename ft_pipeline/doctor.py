@@ -15,7 +15,9 @@ from ft_pipeline.base_model import open_base, require_context
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.environment import artifacts_folder
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.finetuning.device import find_device
+from ft_pipeline.finetuning.device import Device, find_device
+from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbours
+from ft_pipeline.finetuning.torch_build import read_torch_build
 from ft_pipeline.quantization.convert import check_converter, default_converter
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 
@@ -38,8 +40,8 @@ def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Itera
     yield _guard("llama.cpp's converter", _find_converter, "make setup")
     yield _examine_compiler()
     yield _examine_disk(artifacts)
-    yield _guard("device", lambda: find_device(device).label, "check the NVIDIA driver with nvidia-smi")
     yield _examine_torch()
+    yield from _examine_device(device)
     yield _examine_recipe(root, recipe_name)
 
 
@@ -91,15 +93,32 @@ def _examine_disk(folder: Path) -> Finding:
 
 
 def _examine_torch() -> Finding:
-    build = importlib.metadata.version("torch")
-    has_gpu = find_device("auto").is_gpu
-    cpu_build = "+cpu" in build
-    fix = (
-        "the GPU is idle with a CPU build of torch: make clean setup TORCH_BACKEND=auto"
-        if has_gpu and cpu_build
-        else ""
-    )
-    return Finding("torch", build, fix)
+    build = read_torch_build()
+    if build is None:
+        return Finding("torch", "missing", "make setup")
+    made_for = "ROCm" if build.is_rocm else f"CUDA {build.cuda[0]}.{build.cuda[1]}" if build.cuda else "the CPU"
+    return Finding("torch", f"{build.version}, for {made_for}")
+
+
+def _examine_device(wanted: str) -> Iterator[Finding]:
+    try:
+        device = find_device(wanted)
+    except PipelineError as err:
+        yield Finding("device", str(err), "mend what the message names")
+        return
+    yield Finding("device", "; ".join([_describe(device), *device.notes]))
+    if device.is_gpu:
+        others = describe_neighbours(list_neighbours(device.name))
+        yield Finding("others on the card", " ".join(others) or "none")
+
+
+def _describe(device: Device) -> str:
+    memory = f"{device.free_bytes / 2**30:.1f} of {device.total_bytes / 2**30:.1f} GiB free"
+    if not device.is_gpu:
+        return f"{device.label}, {memory}"
+    generation = ".".join(map(str, device.compute_capability or ("unknown",)))
+    numbers = "bf16" if device.supports_bf16 else "no bf16"
+    return f"{device.label}, {memory}, driver {device.driver_version}, compute capability {generation}, {numbers}"
 
 
 def _examine_recipe(root: Path, name: str) -> Finding:

@@ -21,35 +21,25 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def wait_for_lock(
-    descriptor: int, timeout_seconds: float | None = None, on_wait: Callable[[float], None] | None = None
-) -> bool:
+def wait_for_lock(descriptor: int, on_wait: Callable[[float], None] | None = None) -> None:
     """Wait until the lock is ours. Polling keeps signals working, at under 1 % of a core.
 
     Args:
         descriptor: An open file.
-        timeout_seconds: How long to wait; None waits for ever.
         on_wait: Called with the seconds waited so far, after each unsuccessful try.
-
-    Returns:
-        False if the time ran out.
     """
     started = time.monotonic()
     while not try_lock(descriptor):
-        waited = time.monotonic() - started
-        if timeout_seconds is not None and waited >= timeout_seconds:
-            return False
         if on_wait:
-            on_wait(waited)
+            on_wait(time.monotonic() - started)
         time.sleep(_POLL_SECONDS)
-    return True
 
 
 @contextmanager
 def lock_file(path: Path, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
     """Hold the exclusive lock of a file, which is made if it is missing and stays afterwards."""
     with _open(path) as descriptor:
-        wait_for_lock(descriptor, on_wait=on_wait)
+        wait_for_lock(descriptor, on_wait)
         yield
 
 

@@ -21,7 +21,7 @@ CODE_VERSIONS = {
     "raw_dataset": "3",
     "validated_dataset": "3",
     "data_report": "1",
-    "trained_adapter": "1",
+    "trained_adapter": "2",
     "merged_model": "1",
     "gguf_model": "1",
     "base_gguf": "1",
@@ -87,7 +87,7 @@ class Lineage:
 
     @cached_property
     def trained_adapter(self) -> ArtifactKey:
-        ingredients = {"training": self._recipe.training.model_dump(), "base": self._base}
+        ingredients = {"training": self._recipe.training.model_dump(exclude={"execution"}), "base": self._base}
         return self._key("trained_adapter", ingredients, self.validated_dataset)
 
     @cached_property

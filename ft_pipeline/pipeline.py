@@ -6,6 +6,7 @@ Each method asks the lineage for its key and the store for the artifact, and doe
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest, sample_conversations
 from ft_pipeline.errors import ArtifactError, DatasetError
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
-from ft_pipeline.finetuning.trainer import HISTORY_FILE, TrainRequest
+from ft_pipeline.finetuning.job import HISTORY_FILE, TrainRequest
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.lineage import ASSETS, Lineage, describe_maker
 from ft_pipeline.merging.merge import MergeRequest
@@ -41,7 +42,7 @@ class GpuSettings:
     """How the device may be used: what Dagster's `GpuResource` holds."""
 
     device: str
-    memory_limit_bytes: int | None
+    vram_limit_bytes: int | None
     wait_seconds: float
     lock_dir: Path
 
@@ -121,7 +122,8 @@ class Pipeline:
 
     def trained_adapter(self, gpu: GpuSettings) -> Artifact:
         """A LoRA on the base, trained on the validated training rows while the device is held."""
-        validated = self._require_validated()
+        validated, key = self._require_validated(), self._lineage.trained_adapter
+        checkpoints = self.store.checkpoint_path(key)
 
         def request(draft: Path) -> TrainRequest:
             self._require_space_for_all()
@@ -129,18 +131,21 @@ class Pipeline:
                 base=self._base.path,
                 base_name=self._base.name,
                 rows=validated.path / TRAIN_FILE,
+                held_out=validated.path / EVALUATION_FILE,
                 settings=self._recipe.training,
                 device=gpu.device,
-                memory_limit_bytes=gpu.memory_limit_bytes,
+                vram_limit_bytes=gpu.vram_limit_bytes,
                 lock_dir=gpu.lock_dir,
                 wait_seconds=gpu.wait_seconds,
                 holder=f"recipe {self._recipe.name}, run {self._run.id}",
+                checkpoints=checkpoints,
+                fingerprint=key.fingerprint,
                 out_dir=draft,
             )
 
-        return self._build_in_process(
-            "ft_pipeline.finetuning.trainer:train_adapter", self._lineage.trained_adapter, request
-        )
+        adapter = self._build_in_process("ft_pipeline.finetuning.trainer:train_adapter", key, request)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return adapter
 
     def merged_model(self) -> Artifact:
         """The adapter merged into the 16-bit base."""

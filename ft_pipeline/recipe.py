@@ -151,16 +151,57 @@ class LoraSection(Section):
     rank: int = Field(16, ge=1, le=1024, description="Rank of the update matrices.")
     alpha: int = Field(16, ge=1, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    target_modules: tuple[str, ...] = Field(
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="Names of the linear layers that get an update.",
+        description="Names of the linear layers that get an update; all-linear: all but the output layer.",
+    )
+    modules_to_save: tuple[str, ...] = Field((), description="Modules that are trained whole, such as lm_head.")
+    use_rslora: bool = Field(
+        False, description="Scale the update by alpha / sqrt(rank). Source: Kalajdzievski 2023, arXiv:2312.03732."
+    )
+    use_dora: bool = Field(
+        False, description="Train magnitude and direction apart. Source: Liu et al. 2024, arXiv:2402.09353."
+    )
+    loraplus_lr_ratio: float | None = Field(
+        None,
+        ge=1,
+        description="Learning rate of the B matrices over that of the A matrices (LoRA+). Source: Hayou et al. 2024, "
+        "arXiv:2402.12354.",
+    )
+
+
+class EarlyStoppingSection(Section):
+    """Stop when the loss on held-out rows no longer falls, and keep the best adapter."""
+
+    evaluate_every_share: float = Field(0.1, gt=0, le=1, description="Share of the training between two evaluations.")
+    patience: int = Field(3, ge=1, description="Evaluations without improvement after which it stops.")
+    min_improvement: float = Field(0.0, ge=0, description="A fall of the loss (nats per token) below it is none.")
+    max_rows: int = Field(512, ge=1, description="Held-out rows that are evaluated; the first by their split hash.")
+
+
+class ExecutionSection(Section):
+    """How the goal is reached on this card. Changes no result beyond rounding, so no fingerprint either."""
+
+    packing: Literal["auto", "always", "never"] = Field(
+        "auto", description="Rows laid end to end without padding, each attending to itself only."
+    )
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field(
+        "auto", description="Compute layers twice instead of keeping what they computed."
+    )
+    micro_batch_tokens: int | None = Field(
+        None, ge=1, description="Tokens that go through the model at once, instead of the planned number."
+    )
+    checkpoint_minutes: float = Field(5.0, ge=0, description="Time between two checkpoints; 0: after every step.")
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        (), description="Where figures go beside TensorBoard's files; the package must be installed."
     )
 
 
 class TrainingSection(Section):
     """The training goal. Source of QLoRA: Dettmers et al. 2023, arXiv:2305.14314."""
 
+    backend: Literal["unsloth", "trl"] = Field("unsloth", description="unsloth: faster. trl: plain TRL and PEFT.")
     load_in_4bit: bool = Field(True, description="QLoRA: the frozen base in NF4. False: LoRA on the 16-bit base.")
     lora: LoraSection = LoraSection()
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training rows.")
@@ -170,8 +211,18 @@ class TrainingSection(Section):
     warmup_share: Share = Field(0.03, description="Share of the steps over which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, lt=1, description="Weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    optimizer: Literal["adamw_torch", "adamw_8bit"] = Field("adamw_8bit", description="AdamW, moments in 32 or 8 bits.")
+    neftune_noise_alpha: float | None = Field(
+        None, gt=0, description="Noise on the input embeddings. Source: Jain et al. 2023, arXiv:2310.05914."
+    )
+    optimizer: Literal["auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="AdamW, moments in 32 or 8 bits; auto: 8 bits on a GPU, 32 on the CPU."
+    )
+    early_stopping: EarlyStoppingSection | None = Field(None, description="None: the whole training is done.")
+    max_loss_jump: float = Field(
+        4.0, gt=0, description="A step's loss this far (nats per token) above the median of the last ones ends the run."
+    )
     seed: int = Field(3407, ge=0, lt=2**32, description="Of the adapter's start and the order of the rows.")
+    execution: ExecutionSection = ExecutionSection()
 
 
 class QuantizationSection(Section):

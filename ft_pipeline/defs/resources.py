@@ -68,17 +68,17 @@ class GpuResource(dg.ConfigurableResource):
     device: str = Field(
         default="", description="auto, cpu, or a GPU's index or UUID; empty: FT_PIPELINE_DEVICE, else auto."
     )
-    memory_limit_gib: float | None = Field(
-        default=None, gt=0, description="Use at most this much of the device's memory."
+    vram_limit_gib: float | None = Field(
+        default=None, gt=0, description="Use at most this much of the device's memory, as if it were a smaller card."
     )
     wait_seconds: float = Field(default=12 * 3600, ge=0, description="How long to wait for the device.")
 
     def settings(self) -> GpuSettings:
         """The same for the core."""
-        limit = self.memory_limit_gib
+        limit = self.vram_limit_gib
         return GpuSettings(
             device=self.device or environment.device_name(),
-            memory_limit_bytes=None if limit is None else int(limit * 2**30),
+            vram_limit_bytes=None if limit is None else int(limit * 2**30),
             wait_seconds=self.wait_seconds,
             lock_dir=environment.lock_folder(),
         )

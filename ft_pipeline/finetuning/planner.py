@@ -1,143 +1,173 @@
-"""How a training goal is reached on this device: micro-batch, accumulation, and whether it fits.
+"""How a training goal is reached on this device: the fastest layout whose predicted memory fits.
 
-The prediction of memory is a first one: it counts parts exactly where shapes give them and is generous elsewhere, so
-that a card that is far too small is refused before it works for an hour. Sources: NF4 with double quantization takes
-4.127 bits a weight (Dettmers et al. 2023, arXiv:2305.14314, section 3).
+The recipe says what is learned and how many tokens are behind one optimizer step; this decides how those tokens go
+through the model: how many at once, packed or padded, which layers are computed twice, with which optimizer.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
-from ft_pipeline.base_model import read_config
-from ft_pipeline.errors import BaseModelError, MemoryBudgetError
-from ft_pipeline.finetuning.device import Device
+from ft_pipeline.errors import MemoryBudgetError
+from ft_pipeline.finetuning.architecture import Architecture
+from ft_pipeline.finetuning.cards import Card
+from ft_pipeline.finetuning.layouts import Goal, list_layouts
+from ft_pipeline.finetuning.memory import DeviceKind, Layout, MemoryPrediction
+from ft_pipeline.finetuning.remedies import list_remedies
+from ft_pipeline.finetuning.row_lengths import RowLengths
+from ft_pipeline.finetuning.throughput import TimePrediction
 from ft_pipeline.recipe import TrainingSection
 
-_NF4_BYTES = 4.127 / 8
-_CUDA_RUNTIME_BYTES = 850 << 20  # the context, and buffers of a size that hangs on no plan
-_LIBRARIES_RSS_BYTES = 1200 << 20
-_MICRO_BATCH_TOKENS = 4096
-_MAX_HEADER_BYTES = 100 << 20
+__all__ = ["RowLengths", "Shortage", "TrainingPlan", "find_plan", "plan_training"]
+
+_GIB = 2**30
+# Among layouts this near to the fastest one the simplest is taken.
+_NEAR_SHARE = 0.03
 
 
 @dataclass(frozen=True)
-class BatchPlan:
-    """One optimizer step is `micro_batch_rows * accumulation_steps` rows."""
+class TrainingPlan:
+    """What was decided, and what it should cost.
 
-    micro_batch_rows: int
+    Attributes:
+        layers: Decoder layers of the model.
+        accumulation_steps: Micro-batches of a typical optimizer step.
+        time: None where nothing is known of the device's speed.
+        notes: Sentences for people.
+    """
+
+    layout: Layout
+    layers: int
     accumulation_steps: int
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Predicted peak bytes by part."""
-
-    weights_bytes: int
-    adapter_bytes: int
-    activations_bytes: int
-    logits_bytes: int
-    runtime_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Sum of the parts."""
-        return sum(asdict(self).values())
+    memory: MemoryPrediction
+    time: TimePrediction | None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """All parts in GiB, for people."""
-        parts = ", ".join(f"{name.removesuffix('_bytes')} {value / 2**30:.2f}" for name, value in asdict(self).items())
-        return f"{self.total_bytes / 2**30:.2f} GiB ({parts})"
+        """One line for logs."""
+        layout = self.layout
+        rows = "packed" if layout.packing else "padded"
+        words = [
+            f"{self.accumulation_steps} x {layout.micro_batch_rows} {rows} rows of {layout.row_tokens} tokens",
+            f"{layout.checkpointed_layers} of {self.layers} layers computed twice",
+            layout.optimizer,
+        ]
+        if layout.offload_embeddings:
+            words.append("input embeddings in the host's memory")
+        words.append(f"predicted {self.memory.describe()}")
+        if self.time:
+            words.append(f"{self.time.tokens_per_second:,.0f} tokens/s")
+        return ", ".join(words)
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Scalars: the layout, the predicted bytes by part, the predicted speed."""
+        figures: dict[str, Any] = asdict(self.layout) | {"accumulation_steps": self.accumulation_steps}
+        figures |= {f"predicted_{name}": value for name, value in asdict(self.memory).items()}
+        figures["predicted_reserved_bytes"] = self.memory.reserved_bytes
+        figures["predicted_total_bytes"] = self.memory.total_bytes
+        if self.time:
+            figures |= {f"predicted_{name}": value for name, value in asdict(self.time).items()}
+        return figures
 
 
-def plan_batch(effective_batch_tokens: int, mean_row_tokens: float, max_row_tokens: int) -> BatchPlan:
-    """Rows of a micro-batch and accumulation steps whose product is nearest to the effective batch.
+@dataclass(frozen=True)
+class Shortage:
+    """Nothing fits.
+
+    Attributes:
+        least: What the smallest layout needs.
+        remedies: Changes of the recipe, each of which is enough alone.
+    """
+
+    least: MemoryPrediction
+    budget_bytes: int
+    remedies: tuple[str, ...]
+    card: Card | None
+
+    @property
+    def missing_bytes(self) -> int:
+        """By how much the smallest layout does not fit."""
+        return self.least.total_bytes - self.budget_bytes
+
+    def describe(self) -> str:
+        """What is needed, what there is, and what would fit."""
+        where, source = "this device", "free or allowed by gpu.vram_limit_gib"
+        if self.card:
+            where, source = self.card.label, "for a process" if self.card.is_runnable else "for a process on each"
+        would = f"What would fit: {'; '.join(self.remedies)}." if self.remedies else "Free it, or take a smaller base."
+        return (
+            f"training must fit the device: its smallest layout needs about {self.least.describe()}, {where} has "
+            f"{self.budget_bytes / _GIB:.2f} GiB {source}: {self.missing_bytes / _GIB:.2f} GiB short. {would}"
+        )
+
+
+def plan_training(
+    architecture: Architecture,
+    training: TrainingSection,
+    lengths: RowLengths,
+    budget_bytes: int,
+    device: DeviceKind,
+    card: Card | None = None,
+) -> TrainingPlan:
+    """The fastest layout that fits; of nearly equal ones the simplest.
 
     Args:
-        effective_batch_tokens: The recipe's tokens per optimizer step.
-        mean_row_tokens: Mean tokens of a training row.
-        max_row_tokens: Tokens of the longest row: a micro-batch of such rows must stay within 4,096 tokens.
-    """
-    rows = max(1, round(effective_batch_tokens / mean_row_tokens))
-    most = max(1, min(rows, _MICRO_BATCH_TOKENS // max_row_tokens))
-    steps = -(-rows // most)
-    return BatchPlan(-(-rows // steps), steps)
-
-
-def predict_memory(
-    base: Path, training: TrainingSection, batch: BatchPlan, max_row_tokens: int, device: Device
-) -> MemoryPlan:
-    """Peak memory of training, from the base's config and the shapes in its safetensors headers; no weight is read.
+        architecture: The base's.
+        training: The recipe's goal.
+        lengths: Of the training rows.
+        budget_bytes: What is free on the device, or allowed; the CUDA context comes out of it too.
+        device: `gpu` or `cpu`.
+        card: Whose speed is predicted; None: no times are.
 
     Raises:
-        BaseModelError: the folder holds no safetensors or no config.
+        MemoryBudgetError: nothing fits; the message says by how much, and what would.
+        TrainingError: the recipe names modules that the model lacks, or a rank above its hidden size.
     """
-    config = read_config(base)
-    shapes = read_shapes(base)
-    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    linear = {name: s for name, s in matrices.items() if "embed" not in name and "lm_head" not in name}
-    linear_count = sum(rows * columns for rows, columns in linear.values())
-    other_count = sum(_count(shape) for shape in shapes.values()) - linear_count
-    targeted = [s for name, s in linear.items() if name.split(".")[-2] in training.lora.target_modules]
-    adapter_count = training.lora.rank * sum(rows + columns for rows, columns in targeted)
-    tokens = batch.micro_batch_rows * max_row_tokens
-    hidden = int(config["hidden_size"])
-    # fp32 weights and gradients, and Adam's two moments in 32 or 8 bits
-    adapter_bytes = adapter_count * (8 + (2 if training.optimizer == "adamw_8bit" else 8))
-    # On a GPU Unsloth moves checkpoints to the host and computes the loss in chunks: one layer is live. 24 bf16 values
-    # a hidden unit were measured (an 8B on an H200, 4,096 against 16,384 tokens a micro-batch: 6.78 and 9.04 GiB). On
-    # the CPU all layers stay in fp32, 17 values a hidden unit (Korthikanti et al. 2022, arXiv:2205.05198, eq. 1).
-    per_token = hidden * 2 * 24 if device.is_gpu else hidden * 4 * 17 * int(config["num_hidden_layers"])
-    logits_per_token = 0 if device.is_gpu else int(config["vocab_size"]) * 4
-    return MemoryPlan(
-        weights_bytes=int(linear_count * (_NF4_BYTES if training.load_in_4bit else 2) + other_count * 2),
-        adapter_bytes=adapter_bytes,
-        activations_bytes=tokens * per_token,
-        logits_bytes=tokens * logits_per_token,
-        runtime_bytes=_CUDA_RUNTIME_BYTES if device.is_gpu else _LIBRARIES_RSS_BYTES,
+    found = find_plan(Goal(architecture, training, lengths, device, card), budget_bytes)
+    if isinstance(found, Shortage):
+        raise MemoryBudgetError(found.describe())
+    return found
+
+
+def find_plan(goal: Goal, budget_bytes: int) -> TrainingPlan | Shortage:
+    """As `plan_training`, with what is missing as a value.
+
+    Raises:
+        TrainingError: the recipe names modules that the model lacks, or a rank above its hidden size.
+    """
+    predicted = {layout: goal.predict_memory(layout) for layout in list_layouts(goal)}
+    fitting = {layout: memory for layout, memory in predicted.items() if memory.total_bytes <= budget_bytes}
+    if not fitting:
+        least = min(predicted.values(), key=lambda memory: memory.total_bytes)
+        return Shortage(least, budget_bytes, list_remedies(goal, budget_bytes), goal.card)
+    layout = _choose(goal, fitting)
+    return TrainingPlan(
+        layout=layout,
+        layers=goal.architecture.layers,
+        accumulation_steps=goal.count_passes(layout),
+        memory=fitting[layout],
+        time=goal.predict_time(layout) if goal.card else None,
+        notes=_note(goal, layout),
     )
 
 
-def require_memory(plan: MemoryPlan, device: Device, limit_bytes: int | None) -> None:
-    """Raise `MemoryBudgetError` unless the plan fits what is free and what is allowed."""
-    budget = min(device.free_bytes, limit_bytes or device.free_bytes)
-    if plan.total_bytes <= budget:
-        return
-    limited = limit_bytes is not None and limit_bytes <= device.free_bytes
-    source = "allowed by gpu.memory_limit_gib" if limited else f"free of {device.total_bytes / 2**30:.2f}"
-    raise MemoryBudgetError(
-        f"training must fit the device: it needs about {plan.describe()}, {device.label} has {budget / 2**30:.2f} GiB "
-        f"{source}: {(plan.total_bytes - budget) / 2**30:.2f} GiB short. Lower dataset.max_row_tokens or "
-        "training.lora.rank, free the device, or take a smaller base."
-    )
+def _choose(goal: Goal, fitting: dict[Layout, MemoryPrediction]) -> Layout:
+    # A paged optimizer waits for the host in a way that is not predicted: only where nothing else fits.
+    resident = [layout for layout in fitting if not layout.optimizer.startswith("paged")] or list(fitting)
+    rates = {layout: goal.predict_time(layout).tokens_per_second for layout in resident}
+    near = max(rates.values()) * (1 - _NEAR_SHARE)
+    candidates = [layout for layout, rate in rates.items() if rate >= near]
+    return min(candidates, key=lambda layout: (layout.offload_embeddings, fitting[layout].total_bytes))
 
 
-def read_shapes(base: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a safetensors folder, from the files' headers.
-
-    Raises:
-        BaseModelError: there is no safetensors file, or a header does not read.
-    """
-    files = sorted(base.glob("*.safetensors"))
-    if not files:
-        raise BaseModelError(f"a base model must be safetensors; {base} holds none. Pickled weights are not loaded.")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
-        except (OSError, ValueError, struct.error) as err:
-            raise BaseModelError(f"{file} is no whole safetensors file: {err}. Fetch it again.") from err
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return shapes
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+def _note(goal: Goal, layout: Layout) -> tuple[str, ...]:
+    notes = []
+    if goal.card and not goal.card.is_runnable:
+        notes.append("not runnable yet: training runs on one card")
+    context = goal.architecture.context_tokens
+    if context and goal.lengths.longest > context:
+        notes.append(f"rows of {goal.lengths.longest} tokens are longer than the base's context of {context}")
+    if layout.optimizer.startswith("paged"):
+        notes.append("the optimizer's state is paged from the host's memory, as nothing else fits")
+    return tuple(notes)

@@ -6,131 +6,188 @@ It runs in a process of its own: the GPU's memory comes back when that ends, and
 from __future__ import annotations
 
 import json
-import math
+import signal
 import tempfile
-import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from ft_pipeline.base_model import copy_tokenizer
-from ft_pipeline.datasets.validated import read_row_lengths
-from ft_pipeline.errors import TrainingError
+from ft_pipeline.errors import StageCancelled
+from ft_pipeline.finetuning.backends import BACKENDS, Backend
+from ft_pipeline.finetuning.batches import RowTable
+from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
+from ft_pipeline.finetuning.curves import Curves, open_logs
 from ft_pipeline.finetuning.device import Device, find_device
+from ft_pipeline.finetuning.early_stopping import EarlyStopping
+from ft_pipeline.finetuning.guards import LossGuard
+from ft_pipeline.finetuning.held_out import HeldOut
+from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
-from ft_pipeline.finetuning.planner import plan_batch, predict_memory, require_memory
-from ft_pipeline.finetuning.unsloth_backend import Job, load_model, make_trainer, prepare_environment
-from ft_pipeline.plots import plot_loss, save_png
+from ft_pipeline.finetuning.memory import Layout
+from ft_pipeline.finetuning.preflight import Preflight, examine, plan
+from ft_pipeline.finetuning.probe import prove_layout
+from ft_pipeline.finetuning.schedule import Rows
+from ft_pipeline.finetuning.step_runner import Batches, StepRunner
+from ft_pipeline.finetuning.step_trainer import make_trainer, resume
+from ft_pipeline.finetuning.watch import Watch, peak_reserved_bytes
+from ft_pipeline.plots import save_training_plots
 from ft_pipeline.processes.reporter import Reporter
-from ft_pipeline.recipe import TrainingSection
 from ft_pipeline.summary import Summary
 
-HISTORY_FILE, LOSS_PLOT = "history.json", "loss.png"
-_HISTORY_FIELDS = ("step", "loss", "learning_rate", "grad_norm")
+TENSORBOARD_DIR = "tensorboard"
+_HELD_OUT_ROWS = 256
 
 
-class TrainRequest(BaseModel):
-    """What the stage's process is given."""
+@dataclass(frozen=True)
+class Training:
+    """All that takes part in one training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base: Path
-    base_name: str
-    rows: Path
-    settings: TrainingSection
-    device: str
-    memory_limit_bytes: int | None
-    lock_dir: Path
-    wait_seconds: float
-    holder: str
-    out_dir: Path
+    job: Job
+    model: Any
+    trainer: Any
+    runner: StepRunner
+    watch: Watch
+    held_out: HeldOut
 
 
 def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
-    """Train a LoRA adapter while holding the device.
+    """Train a LoRA adapter while holding the device; goes on from the checkpoint of a run that was cut off.
 
-    Writes PEFT's `adapter_model.safetensors` and `adapter_config.json`, the tokenizer, `history.json` and `loss.png`.
+    Writes PEFT's `adapter_model.safetensors` and `adapter_config.json`, the tokenizer, `history.json`, plots and
+    TensorBoard's files.
 
     Raises:
         LeaseTimeout: the device was not free in time.
         MemoryBudgetError: it is too small.
-        TrainingError: the loss is no number, or a target module is not in the model.
+        TrainingError: what is asked for cannot be trained, or the loss went wrong.
+        StageCancelled: a stop was asked for; a checkpoint is written.
     """
-    device = find_device(request.device)
+    found = examine(request)
     with hold_device(
-        device.name,
+        found.device.name,
         lock_dir=request.lock_dir,
         timeout_seconds=request.wait_seconds,
         holder=request.holder,
         tell=reporter.info,
     ):
-        device = find_device(device.name)  # what is free now, not when waiting began
+        device = find_device(found.device.name)  # what is free now, not when waiting began
         with tempfile.TemporaryDirectory(prefix="ft_pipeline-") as scratch:
-            return _train(_plan(request, device, Path(scratch), reporter), request, reporter)
+            return _train(found, device, Path(scratch), request, reporter)
 
 
-def _plan(request: TrainRequest, device: Device, scratch: Path, reporter: Reporter) -> Job:
-    lengths = read_row_lengths(request.rows)
-    settings, longest = request.settings, max(lengths)
-    batch = plan_batch(settings.effective_batch_tokens, sum(lengths) / len(lengths), longest)
-    memory = predict_memory(request.base, settings, batch, longest, device)
-    reporter.info(
-        f"training on {device.label}: {batch.micro_batch_rows} rows x {batch.accumulation_steps} a step, "
-        f"predicted peak {memory.describe()}"
+def _train(found: Preflight, device: Device, scratch: Path, request: TrainRequest, reporter: Reporter) -> Summary:
+    store = CheckpointStore(request.checkpoints, request.fingerprint, tell=reporter.warning)
+    snapshot = store.load_latest()
+    layout = Layout(**snapshot.progress["layout"]) if snapshot else None
+    job = plan(found, device, request, scratch, layout=layout, tell=reporter.info)
+    training = _assemble(job, found, request, store, reporter)
+    with _asked_to_stop(training.runner):
+        _run(training, snapshot, reporter)
+    if training.watch.early_stopping:
+        training.watch.early_stopping.load_best(training.model)
+    held_out_loss = training.held_out.compute_loss(
+        training.model, training.runner, training.trainer.loss_of, _HELD_OUT_ROWS
     )
-    require_memory(memory, device, request.memory_limit_bytes)
-    return Job(
-        base=request.base,
-        rows=request.rows,
-        settings=settings,
-        device=device,
-        batch=batch,
-        row_count=len(lengths),
-        epoch_tokens=sum(lengths),
-        max_row_tokens=longest,
-        scratch=scratch,
+    training.watch.close()
+    _save(request, training)
+    return _summarize(training, request, held_out_loss)
+
+
+def _assemble(
+    job: Job, found: Preflight, request: TrainRequest, store: CheckpointStore, reporter: Reporter
+) -> Training:
+    backend = BACKENDS[job.settings.backend]
+    backend.prepare_environment(job)
+    _limit_vram(job)
+    model, tokenizer = backend.load(job)
+    runner = StepRunner(
+        job=job, batches=_open(request.rows, backend, job, tokenizer), steps=found.steps, tell=reporter.warning
     )
-
-
-def _train(job: Job, request: TrainRequest, reporter: Reporter) -> Summary:
-    prepare_environment(job)
-    model, tokenizer = load_model(job)
-    trainer = make_trainer(job, model, tokenizer, reporter)
-    started = time.perf_counter()
-    outcome = trainer.train()
-    wall_seconds = time.perf_counter() - started
-    history = [
-        {name: float(entry[name]) for name in _HISTORY_FIELDS if name in entry}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
-    if not math.isfinite(outcome.training_loss):
-        raise TrainingError(
-            f"the training loss must be a number, got {outcome.training_loss}. Lower training.learning_rate."
-        )
-    _save(request, model, history)
-    trained_tokens = round(job.epoch_tokens * job.settings.epochs)
-    return Summary(
-        figures={
-            "device": job.device.label,
-            "steps": int(trainer.state.global_step),
-            "final_loss": history[-1]["loss"],
-            "mean_loss": float(outcome.training_loss),
-            "train_seconds": round(wall_seconds, 1),
-            "trained_tokens": trained_tokens,
-            "tokens_per_second": round(trained_tokens / wall_seconds),
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            **asdict(job.batch),
-        },
-        plots={"training loss": LOSS_PLOT},
+    held_out_batches = _open(request.held_out, backend, job, tokenizer)
+    held_out = HeldOut.first_rows(held_out_batches, len(held_out_batches.table.lengths))
+    watch = Watch(
+        runner=runner,
+        guard=LossGuard(job.settings.max_loss_jump),
+        curves=Curves(),
+        logs=open_logs(job.settings.execution.trackers, request.out_dir / TENSORBOARD_DIR, request.holder),
+        store=store,
+        early_stopping=_open_early_stopping(job, held_out_batches, request),
+        reporter=reporter,
+        checkpoint_seconds=job.settings.execution.checkpoint_minutes * 60,
+        total_tokens=_count_tokens(found.steps, runner),
     )
+    trainer = make_trainer(job, model, tokenizer, runner, watch)
+    backend.settle(model, job)
+    return Training(job, model, trainer, runner, watch, held_out)
 
 
-def _save(request: TrainRequest, model: Any, history: list[dict[str, float]]) -> None:
+def _limit_vram(job: Job) -> None:
+    """Keep torch's allocator within the limit, less what the CUDA context takes beside it."""
+    if not (job.device.is_gpu and job.vram_limit_bytes):
+        return
+    import torch
+
+    share = (job.vram_limit_bytes - job.plan.memory.context_bytes) / torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+
+
+def _open(path: Path, backend: Backend, job: Job, tokenizer: Any) -> Batches:
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    table = RowTable(path, cache_dir=job.scratch / "datasets")
+    return Batches(table=table, backend=backend, device=job.device, pad_id=int(pad_id))
+
+
+def _open_early_stopping(job: Job, batches: Batches, request: TrainRequest) -> EarlyStopping | None:
+    settings = job.settings.early_stopping
+    if settings is None:
+        return None
+    return EarlyStopping(settings, HeldOut.first_rows(batches, settings.max_rows), request.checkpoints / "best")
+
+
+def _count_tokens(steps: list[Rows], runner: StepRunner) -> int:
+    lengths = runner.batches.table.lengths
+    return sum(int(lengths[row]) for rows in steps for row in rows)
+
+
+def _run(training: Training, snapshot: Snapshot | None, reporter: Reporter) -> None:
+    folder = None
+    if snapshot:
+        folder = resume(training.trainer, snapshot, training.job.scratch)
+        training.watch.restore(snapshot.progress)
+        reporter.info(f"goes on after step {snapshot.step} of {len(training.runner.steps)}, from a checkpoint")
+    else:
+        prove_layout(training.trainer, training.runner, training.held_out, reporter.info)
+    training.watch.begin()
+    try:
+        training.trainer.train(resume_from_checkpoint=folder)
+    except StageCancelled:
+        training.watch.save(training.trainer)
+        reporter.info(f"asked to stop: a checkpoint of step {training.trainer.state.global_step} is written")
+        raise
+
+
+@contextmanager
+def _asked_to_stop(runner: StepRunner) -> Iterator[None]:
+    """SIGTERM only says that the training shall end: raised in the middle of a step, it would lose the weights."""
+
+    def ask(_signal: int, _frame: Any) -> None:
+        runner.stop_asked = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if runner.stop_asked:
+        raise StageCancelled("the stage was asked to stop")
+
+
+def _save(request: TrainRequest, training: Training) -> None:
     out_dir = request.out_dir
-    model.save_pretrained(str(out_dir), safe_serialization=True)
+    training.model.save_pretrained(str(out_dir), safe_serialization=True)
     config_path = out_dir / "adapter_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     # PEFT writes the folder that it loaded from; what identifies the base is the recipe's name for it.
@@ -138,5 +195,27 @@ def _save(request: TrainRequest, model: Any, history: list[dict[str, float]]) ->
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     (out_dir / "README.md").unlink(missing_ok=True)
     copy_tokenizer(request.base, out_dir)
-    (out_dir / HISTORY_FILE).write_text(json.dumps(history), encoding="utf-8")
-    save_png(plot_loss(history), out_dir / LOSS_PLOT)
+    (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
+
+
+def _summarize(training: Training, request: TrainRequest, held_out_loss: float) -> Summary:
+    job, watch, runner = training.job, training.watch, training.runner
+    history = watch.curves.as_history()
+    figures: dict[str, Any] = {
+        "device": job.device.label,
+        "backend": job.settings.backend,
+        "steps": int(training.trainer.state.global_step),
+        "planned_steps": len(runner.steps),
+        "final_loss": history[-1]["loss"],
+        "held_out_loss": held_out_loss,
+        "train_seconds": round(watch.train_seconds, 1),
+        "trained_tokens": watch.trained_tokens,
+        "tokens_per_second": round(watch.trained_tokens / watch.train_seconds),
+        "trainable_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        **job.plan.as_metadata(),
+        **{f"used_{name}": value for name, value in asdict(runner.layout).items()},
+        "stepped_down": "; ".join(runner.stepped_down) or None,
+    }
+    if job.device.is_gpu:
+        figures["peak_reserved_bytes"] = peak_reserved_bytes()
+    return Summary(figures=figures, plots=save_training_plots(history, request.out_dir))

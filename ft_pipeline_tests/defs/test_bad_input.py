@@ -121,9 +121,9 @@ def test_a_base_that_is_edited_while_a_stage_reads_it_goes_into_no_artifact(
 
 
 def test_a_card_too_small(user: Path) -> None:
-    error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"memory_limit_gib": 0.01})
+    error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"vram_limit_gib": 0.01})
     assert "training must fit the device" in error
-    assert "allowed by gpu.memory_limit_gib" in error
+    assert "allowed by gpu.vram_limit_gib" in error
     assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 

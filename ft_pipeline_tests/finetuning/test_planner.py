@@ -1,132 +1,231 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft_pipeline.base_model import read_config
-from ft_pipeline.errors import BaseModelError, MemoryBudgetError, ResourceError
-from ft_pipeline.finetuning.device import CPU, Device, find_device
-from ft_pipeline.finetuning.planner import (
-    BatchPlan,
-    plan_batch,
-    predict_memory,
-    read_shapes,
-    require_memory,
-)
-from ft_pipeline.recipe import LoraSection, TrainingSection
+from ft_pipeline.errors import MemoryBudgetError, TrainingError
+from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.finetuning.cards import CARDS
+from ft_pipeline.finetuning.layouts import Goal, list_layouts
+from ft_pipeline.finetuning.memory import predict_memory
+from ft_pipeline.finetuning.planner import RowLengths, TrainingPlan, plan_training
+from ft_pipeline.finetuning.schedule import Slicing, make_steps, slice_step
+from ft_pipeline.finetuning.shapes import SHAPES
+from ft_pipeline.finetuning.throughput import predict_time
+from ft_pipeline.recipe import ExecutionSection, LoraSection, TrainingSection
 
 _GIB = 2**30
-_CARD = Device("GPU-1", "a card", 9 * _GIB, 10 * _GIB)
+_BASES = {name: read_architecture(shape) for name, shape in SHAPES.items()}
+_8B, _13B = _BASES["llama-3.1-8b"], _BASES["llama-2-13b"]
+_GUIDE = TrainingSection(effective_batch_tokens=16_384)
+_FULL = RowLengths.assumed(2048)
 
 
-@given(st.integers(1, 100_000), st.integers(1, 4096), st.floats(0, 1))
-def test_a_batch_holds_the_effective_batch_and_the_budget(effective: int, longest: int, share: float) -> None:
-    mean = max(1.0, longest * share)
-    plan = plan_batch(effective, mean, longest)
-    rows = max(1, round(effective / mean))
-    assert rows <= plan.micro_batch_rows * plan.accumulation_steps < rows + plan.accumulation_steps
-    assert plan.micro_batch_rows == 1 or plan.micro_batch_rows * longest <= 4096
+def _plan(gib: float, training: TrainingSection = _GUIDE, lengths: RowLengths = _FULL) -> TrainingPlan:
+    return plan_training(_8B, training, lengths, int(gib * _GIB), "gpu", CARDS["rtx4090"])
 
 
-def _fake_llama_8b(folder: Path) -> Path:
-    """Config and safetensors headers of Llama-3.1-8B, without its weights."""
-    hidden, ffn, vocab, layers = 4096, 14336, 128256, 32
-    shapes = {
-        "model.embed_tokens.weight": [vocab, hidden],
-        "lm_head.weight": [vocab, hidden],
-        "model.norm.weight": [hidden],
-    }
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}"
-        for name, shape in {
-            "self_attn.q_proj": [hidden, hidden],
-            "self_attn.k_proj": [1024, hidden],
-            "self_attn.v_proj": [1024, hidden],
-            "self_attn.o_proj": [hidden, hidden],
-            "mlp.gate_proj": [ffn, hidden],
-            "mlp.up_proj": [ffn, hidden],
-            "mlp.down_proj": [hidden, ffn],
-        }.items():
-            shapes[f"{prefix}.{name}.weight"] = shape
-        shapes[f"{prefix}.input_layernorm.weight"] = [hidden]
-    header = json.dumps({n: {"dtype": "BF16", "shape": s, "data_offsets": [0, 0]} for n, s in shapes.items()}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    config = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocab}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+def _with(**execution: object) -> TrainingSection:
+    return TrainingSection(effective_batch_tokens=16_384, execution=ExecutionSection.model_validate(execution))
 
 
-def test_the_parts_of_an_8b_are_near_what_was_measured(tmp_path: Path) -> None:
-    plan = predict_memory(_fake_llama_8b(tmp_path), TrainingSection(), BatchPlan(2, 4), 2048, _CARD)
-    # Measured with Unsloth on an H200 (NF4, rank 16, 2 rows of 2,048 tokens): 6.78 GiB reserved, context left out.
-    context_gib = 0.5
-    assert plan.total_bytes / _GIB - context_gib == pytest.approx(6.78, abs=0.4)
-
-
-def test_a_card_too_small_is_refused_with_parts_and_shortfall(tmp_path: Path) -> None:
-    plan = predict_memory(_fake_llama_8b(tmp_path), TrainingSection(), BatchPlan(2, 4), 2048, _CARD)
-    with pytest.raises(
-        MemoryBudgetError, match=r"needs about .* GiB \(weights 5.*a card has 4.00 GiB free of 8.00: .* short"
-    ):
-        require_memory(plan, Device("GPU-1", "a card", 4 * _GIB, 8 * _GIB), None)
-    with pytest.raises(MemoryBudgetError, match=r"has 1.00 GiB allowed by gpu.memory_limit_gib"):
-        require_memory(plan, _CARD, _GIB)
-
-
-def test_a_higher_rank_and_a_16_bit_base_take_more(tmp_path: Path) -> None:
-    base, batch = _fake_llama_8b(tmp_path), BatchPlan(1, 1)
-    small = predict_memory(base, TrainingSection(), batch, 512, _CARD)
-    high_rank = predict_memory(base, TrainingSection(lora=LoraSection(rank=128)), batch, 512, _CARD)
-    wide = predict_memory(base, TrainingSection(load_in_4bit=False), batch, 512, _CARD)
-    assert high_rank.adapter_bytes == 8 * small.adapter_bytes
-    assert wide.weights_bytes > 14 * _GIB
-
-
-def test_the_shapes_are_those_of_the_file(tiny_base: Path) -> None:
-    vocabulary_size = read_config(tiny_base)["vocab_size"]
-    assert read_shapes(tiny_base)["model.embed_tokens.weight"] == (vocabulary_size, 256)
-
-
-def test_a_truncated_safetensors_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"\x10\x00\x00")
-    with pytest.raises(BaseModelError, match=r"model.safetensors is no whole safetensors file"):
-        read_shapes(tmp_path)
-
-
-def test_the_cpu_is_a_device() -> None:
-    device = find_device("cpu")
-    assert not device.is_gpu
-    assert 0 < device.free_bytes <= device.total_bytes
-
-
-def _fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = folder / "nvidia-smi"
-    program.write_text(
-        "#!/bin/sh\necho '0, GPU-aaaa, NVIDIA GeForce RTX 4090, 20000, 24564'\n"
-        "echo '1, GPU-bbbb, NVIDIA GeForce RTX 3080, 9000, 10240'\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
-def test_the_first_visible_gpu_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_driver(tmp_path, monkeypatch)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_device("auto").name == "GPU-aaaa"
-    assert find_device("1") == Device("GPU-bbbb", "NVIDIA GeForce RTX 3080", 9000 << 20, 10240 << 20)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert find_device("auto").name == "GPU-bbbb"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert find_device("auto").name == CPU
-
-
-def test_a_gpu_that_is_not_there_is_an_error_that_lists_those_that_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@given(
+    st.lists(st.integers(8, 4096), min_size=1, max_size=60),
+    st.integers(1, 40_000),
+    st.floats(6.5, 140),
+    st.sampled_from(["auto", "never"]),
+)
+def test_a_plan_fits_and_its_micro_batch_is_at_most_a_step_and_a_row(
+    lengths: list[int], effective: int, gib: float, packing: str
 ) -> None:
-    _fake_driver(tmp_path, monkeypatch)
-    with pytest.raises(ResourceError, match=r"got '7'. GPUs here: 0: NVIDIA GeForce RTX 4090 GPU-aaaa, 1: "):
-        find_device("7")
+    training = TrainingSection.model_validate({"effective_batch_tokens": effective, "execution": {"packing": packing}})
+    try:
+        plan = _plan(gib, training, RowLengths.of(lengths))
+    except MemoryBudgetError:
+        return
+    layout = plan.layout
+    assert plan.memory.total_bytes <= gib * _GIB
+    assert plan.memory == predict_memory(_8B, training, layout, "gpu")
+    assert layout.row_tokens >= max(lengths)
+    if layout.packing:
+        assert layout.micro_batch_tokens <= effective + max(lengths) + 1
+
+
+def test_more_memory_never_makes_it_slower() -> None:
+    rates = [_plan(gib).time.tokens_per_second for gib in (8, 10, 12, 16, 24, 48, 80, 140)]  # type: ignore[union-attr]
+    # Of layouts within 1 % the one that takes least is taken.
+    assert all(later >= 0.99 * earlier for earlier, later in pairwise(rates))
+    assert rates[-1] > 1.4 * rates[0]
+
+
+def test_the_fastest_layout_that_fits_is_taken() -> None:
+    plan = _plan(12)
+    goal = Goal(_8B, _GUIDE, _FULL, "gpu", CARDS["rtx4090"])
+    fitting = [layout for layout in list_layouts(goal) if goal.predict_memory(layout).total_bytes <= 12 * _GIB]
+    best = max(predict_time(_8B, _GUIDE, layout, _FULL, CARDS["rtx4090"]).tokens_per_second for layout in fitting)
+    assert plan.time is not None
+    assert plan.time.tokens_per_second >= 0.99 * best
+
+
+def test_a_card_with_memory_to_spare_computes_no_layer_twice() -> None:
+    plan = plan_training(_8B, _GUIDE, _FULL, CARDS["h200"].usable_bytes, "gpu", CARDS["h200"])
+    assert plan.layout.checkpointed_layers == 0
+    assert plan.layout.packing
+    assert plan.accumulation_steps * plan.layout.micro_batch_tokens >= 16_384
+
+
+def test_8b_trains_inside_10_gib_and_13b_inside_16_and_24() -> None:
+    for architecture, row_tokens, name in ((_8B, 2048, "rtx3080"), (_13B, 1024, "rtx4060ti"), (_13B, 2048, "rtx4090")):
+        card = CARDS[name]
+        plan = plan_training(architecture, _GUIDE, RowLengths.assumed(row_tokens), card.usable_bytes, "gpu", card)
+        assert plan.memory.total_bytes <= card.usable_bytes
+    capped = plan_training(_8B, _GUIDE, _FULL, 9 * _GIB + plan.memory.context_bytes, "gpu")
+    assert capped.memory.reserved_bytes <= 9 * _GIB
+
+
+def test_real_steps_go_through_in_about_as_many_passes_as_planned() -> None:
+    rng = random.Random(0)
+    lengths = [max(40, min(450, round(rng.gauss(153, 60)))) for _ in range(3000)]
+    for packing in ("auto", "never"):
+        plan = _plan(10, _with(packing=packing), RowLengths.of(lengths))
+        slicing = Slicing(plan.layout.micro_batch_tokens, plan.layout.packing)
+        steps = make_steps(lengths, 16_384, 1.0, 0)
+        passes = sum(len(slice_step(rows, lengths, slicing)) for rows in steps) / len(steps)
+        assert passes == pytest.approx(plan.accumulation_steps, abs=1)
+
+
+@pytest.mark.parametrize(("wanted", "layers"), [("always", {32}), ("never", {0}), ("auto", {0, 8, 16, 24, 32})])
+def test_the_recipes_word_on_checkpointing_holds(wanted: str, layers: set[int]) -> None:
+    goal = Goal(_8B, _with(gradient_checkpointing=wanted), _FULL, "gpu")
+    assert {layout.checkpointed_layers for layout in list_layouts(goal)} == layers
+
+
+def test_plain_trl_computes_all_layers_twice_or_none() -> None:
+    goal = Goal(_8B, TrainingSection(backend="trl"), _FULL, "gpu")
+    assert {layout.checkpointed_layers for layout in list_layouts(goal)} == {0, 32}
+
+
+@pytest.mark.parametrize(("asked", "rows", "row_tokens"), [(8192, 4, 2048), (5000, 2, 2500), (100, 1, 2048)])
+def test_the_recipes_micro_batch_holds_though_a_row_is_never_cut(asked: int, rows: int, row_tokens: int) -> None:
+    layout = _plan(140, _with(micro_batch_tokens=asked)).layout
+    assert (layout.micro_batch_rows, layout.row_tokens) == (rows, row_tokens)
+
+
+def test_the_recipes_word_on_packing_holds() -> None:
+    assert not _plan(24, _with(packing="never")).layout.packing
+    on_cpu = plan_training(_BASES["llama-3.2-1b"], _with(packing="always"), _FULL, 64 * _GIB, "cpu")
+    assert on_cpu.layout.packing
+
+
+def test_the_optimizer_is_paged_only_where_nothing_else_fits() -> None:
+    lora = LoraSection(rank=256)
+    training = TrainingSection(lora=lora, effective_batch_tokens=2048)
+    goal = Goal(_8B, training, _FULL, "gpu")
+    needs = {layout: goal.predict_memory(layout).total_bytes for layout in list_layouts(goal)}
+    least = min(size for layout, size in needs.items() if layout.optimizer == "adamw_8bit")
+    assert _plan(least / _GIB, training).layout.optimizer == "adamw_8bit"
+    short = _plan(least / _GIB - 0.1, training)
+    assert short.layout.optimizer == "paged_adamw_8bit"
+    assert "paged from the host's memory, as nothing else fits" in short.notes[0]
+
+
+def test_an_optimizer_that_is_named_is_taken() -> None:
+    assert _plan(24, TrainingSection(optimizer="adamw_torch")).layout.optimizer == "adamw_torch"
+
+
+def test_embeddings_go_to_the_host_only_for_speed_or_need() -> None:
+    assert not _plan(140).layout.offload_embeddings
+    smallest = next(gib for gib in (6.0, 6.25, 6.5, 6.75, 7.0) if _fits(gib))
+    assert _plan(smallest).layout.offload_embeddings
+
+
+def _fits(gib: float) -> bool:
+    try:
+        _plan(gib)
+    except MemoryBudgetError:
+        return False
+    return True
+
+
+def test_the_cpu_pads_keeps_all_layers_and_takes_the_32_bit_optimizer() -> None:
+    lengths = RowLengths.of([80, 120, 140] * 300)
+    plan = plan_training(_BASES["llama-3.2-1b"], TrainingSection(), lengths, 64 * _GIB, "cpu")
+    layout = plan.layout
+    assert (layout.packing, layout.checkpointed_layers, layout.optimizer) == (False, 0, "adamw_torch")
+    assert layout.micro_batch_tokens <= 4096
+    assert plan.time is None
+
+
+def test_a_refusal_says_how_much_is_missing_and_which_single_changes_would_fit() -> None:
+    training = TrainingSection(lora=LoraSection(rank=64), effective_batch_tokens=8192)
+    lengths = RowLengths.assumed(8192)
+    with pytest.raises(MemoryBudgetError) as caught:
+        plan_training(_8B, training, lengths, int(7.2 * _GIB), "gpu")
+    message = str(caught.value)
+    assert "this device has 7.20 GiB free or allowed by gpu.vram_limit_gib: " in message
+    missing = float(message.split(" GiB short", maxsplit=1)[0].rsplit(" ", 1)[-1])
+    plan_training(_8B, training, lengths, int((7.2 + missing + 0.01) * _GIB), "gpu")
+    rows = int(message.split("dataset.max_row_tokens ")[1].split(";", maxsplit=1)[0])
+    plan_training(_8B, training, RowLengths.assumed(rows), int(7.2 * _GIB), "gpu")
+    with pytest.raises(MemoryBudgetError):
+        plan_training(_8B, training, RowLengths.assumed(rows * 2), int(7.2 * _GIB), "gpu")
+
+
+def test_a_lower_rank_is_named_where_it_is_enough() -> None:
+    lengths, budget = RowLengths.assumed(256), 10 * _GIB
+    with pytest.raises(MemoryBudgetError, match=r"What would fit: training\.lora\.rank \d+; a base of ") as caught:
+        plan_training(_8B, TrainingSection(lora=LoraSection(rank=512)), lengths, budget, "gpu")
+    rank = int(str(caught.value).split("training.lora.rank ")[1].split(";")[0])
+    plan_training(_8B, TrainingSection(lora=LoraSection(rank=rank)), lengths, budget, "gpu")
+    with pytest.raises(MemoryBudgetError):
+        plan_training(_8B, TrainingSection(lora=LoraSection(rank=2 * rank)), lengths, budget, "gpu")
+
+
+def test_a_smaller_base_is_named_and_is_the_largest_known_that_fits() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"What would fit: a base of 3\.2B parameters such as llama-3\.2-3b\."):
+        plan_training(_8B, _GUIDE, RowLengths.assumed(256), 4 * _GIB, "gpu")
+
+
+def test_quantization_and_checkpointing_are_named_where_they_are_off() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"What would fit: .*training\.load_in_4bit true"):
+        plan_training(_8B, TrainingSection(load_in_4bit=False), _FULL, 12 * _GIB, "gpu")
+    with pytest.raises(MemoryBudgetError, match=r"training\.execution\.gradient_checkpointing auto"):
+        plan_training(_8B, _with(gradient_checkpointing="never"), RowLengths.assumed(8192), 12 * _GIB, "gpu")
+
+
+def test_where_no_change_is_enough_nothing_is_promised() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"short\. Free it, or take a smaller base\."):
+        plan_training(_8B, _GUIDE, _FULL, _GIB, "gpu")
+
+
+def test_layers_are_split_over_two_cards_and_that_is_not_runnable_yet() -> None:
+    pair, one = CARDS["dual4090"], CARDS["rtx4090"]
+    plan = plan_training(_BASES["llama-3.1-70b"], _GUIDE, _FULL, pair.usable_bytes, "gpu", pair)
+    assert plan.notes == ("not runnable yet: training runs on one card",)
+    assert plan.memory.total_bytes <= one.usable_bytes
+    with pytest.raises(MemoryBudgetError, match=r"RTX 4090 24 GB has 23.69 GiB for a process: 15\.\d+ GiB short"):
+        plan_training(_BASES["llama-3.1-70b"], _GUIDE, _FULL, one.usable_bytes, "gpu", one)
+
+
+def test_rows_longer_than_the_bases_context_are_noted() -> None:
+    plan = plan_training(_13B, _GUIDE, RowLengths.assumed(8192), 80 * _GIB, "gpu")
+    assert plan.notes == ("rows of 8192 tokens are longer than the base's context of 4096",)
+
+
+def test_a_target_that_the_model_lacks_stops_the_plan() -> None:
+    with pytest.raises(TrainingError, match="got fc1: a Llama model has"):
+        _plan(24, TrainingSection(lora=LoraSection(target_modules=("fc1",))))
+
+
+def test_a_plan_is_told_in_a_line_and_in_scalars() -> None:
+    plan = _plan(10)
+    assert "\n" not in plan.describe()
+    assert plan.describe().startswith("8 x 1 packed rows of 2048 tokens, ")
+    figures = plan.as_metadata()
+    assert all(isinstance(value, bool | int | float | str) for value in figures.values())
+    assert figures["predicted_total_bytes"] == plan.memory.total_bytes
+    assert figures["checkpointed_layers"] == plan.layout.checkpointed_layers

@@ -54,8 +54,19 @@ def merge(tmp_path: Path) -> Merge:
         ("llama", {"tie_word_embeddings": False}, {"use_rslora": True, "r": 8}),
         ("qwen2", {"tie_word_embeddings": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}}),
         ("qwen2", {"tie_word_embeddings": False}, {"target_modules": ["lm_head", "embed_tokens", "q_proj"]}),
+        ("llama", {"tie_word_embeddings": False}, {"use_dora": True, "use_rslora": True}),
+        ("llama", {"tie_word_embeddings": False}, {"modules_to_save": ["lm_head", "embed_tokens"]}),
+        ("qwen2", {"tie_word_embeddings": True}, {"use_dora": True, "modules_to_save": ["input_layernorm", "norm"]}),
     ],
-    ids=["sharded-tied-llama", "rslora", "qwen2-patterns", "embedding-and-head"],
+    ids=[
+        "sharded-tied-llama",
+        "rslora",
+        "qwen2-patterns",
+        "embedding-and-head",
+        "dora",
+        "modules-to-save",
+        "dora-and-norms",
+    ],
 )
 def test_equals_pefts_float32_merge_cast_once(
     architecture: str, config: dict[str, Any], lora: dict[str, Any], tmp_path: Path, merge: Merge

@@ -48,7 +48,8 @@ def make_adapter(folder: Path, base: Path, *, trained: bool = True, **config: An
     """A LoRA adapter on a base, with the tokenizer beside it.
 
     Args:
-        trained: The factor that is zero at the start of training (B; of an embedding, A) is random.
+        trained: The factor that is zero at the start of training (B; of an embedding, A) is random, and what starts as
+            a copy of the base (DoRA's magnitudes, modules that are trained whole) is no copy any more.
         config: Fields of `peft.LoraConfig`.
     """
     import torch
@@ -63,6 +64,8 @@ def make_adapter(folder: Path, base: Path, *, trained: bool = True, **config: An
         for name, parameter in adapted.named_parameters():
             if trained and ("lora_B" in name or "lora_embedding_A" in name):
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
+            elif trained and ("lora_magnitude_vector" in name or "modules_to_save" in name):
+                parameter.mul_(1 + 0.1 * torch.rand_like(parameter))
     adapted.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(base / name, folder / name)

@@ -12,8 +12,8 @@ from demo_tickets.dirty import DIRTY_ROWS
 from demo_tickets.files import tickets_jsonl, unseen_phrasings_jsonl
 from pretrain_base import corpus, lexicon
 
-from ft_pipeline.base_model import open_base, size_of_weights
-from ft_pipeline.finetuning.planner import read_shapes
+from ft_pipeline.base_model import open_base, read_config, size_of_weights
+from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.recipe import BaseModelSection
 
 
@@ -75,12 +75,12 @@ def test_no_sentence_template_of_the_demo_is_in_the_pretraining_text(pretraining
 def test_the_base_is_small_16_bit_and_quantizable(project: Path) -> None:
     folder = project / "data/base_model"
     open_base(BaseModelSection(source="data/base_model"), project)
-    shapes = read_shapes(folder)
-    parameters = sum(shape[0] * (shape[1] if len(shape) == 2 else 1) for shape in shapes.values())
+    architecture = read_architecture(read_config(folder))
+    parameters = architecture.total_parameters
     assert 3e6 <= parameters <= 8e6
     assert abs(size_of_weights(folder) - 2 * parameters) < 10_000
     assert sum(path.stat().st_size for path in folder.iterdir()) < 16e6
-    assert all(shape[1] % 256 == 0 for shape in shapes.values() if len(shape) == 2)
+    assert all(columns % 256 == 0 for _, columns in architecture.linears.values())
     assert not [path for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
 
 

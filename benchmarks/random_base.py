@@ -1,0 +1,118 @@
+"""A base of random weights in the real shape of a known model: good for speed and memory, not for answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LLAMA_3 = {"vocab_size": 128256, "num_key_value_heads": 8, "rope_theta": 500000.0}
+_LLAMA_2 = {"vocab_size": 32000, "rope_theta": 10000.0}
+# Values of the models' own config.json.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": _LLAMA_2 | {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "1b": _LLAMA_3
+    | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    | {"tie_word_embeddings": True},
+    "7b": _LLAMA_2
+    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "8b": _LLAMA_3
+    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "13b": _LLAMA_2
+    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+}
+_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+_WORDS = [
+    "the",
+    "price",
+    "of",
+    "a",
+    "box",
+    "with",
+    "seven",
+    "pens",
+    "is",
+    "how",
+    "many",
+    "apples",
+    "does",
+    "she",
+    "buy",
+    "each",
+    "day",
+    "if",
+    "half",
+    "are",
+    "left",
+    "and",
+    "twice",
+    "more",
+]
+
+
+def read_texts(data: Path | None, count: int = 7473) -> list[str]:
+    """GSM8K's rows as one text each; made-up sums of the same length where no file is given.
+
+    Args:
+        data: JSONL with `question` and `answer`.
+        count: Rows to make up.
+    """
+    rows = _make_rows(count) if data is None else map(json.loads, data.read_text(encoding="utf-8").splitlines())
+    return [f"user: {row['question']}<|eot_id|>assistant: {row['answer']}<|eot_id|>" for row in rows]
+
+
+def _make_rows(count: int) -> Iterator[dict[str, str]]:
+    rng = random.Random(0)
+    for _ in range(count):
+        words = rng.choices(_WORDS, k=rng.randint(25, 120))
+        yield {"question": " ".join(words), "answer": " ".join(rng.choices(_WORDS, k=rng.randint(25, 130)))}
+
+
+def make_random_base(folder: Path, shape: str, texts: list[str]) -> Path:
+    """Write config, bf16 safetensors and a byte-level BPE tokenizer trained on the texts."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _make_tokenizer(texts).save_pretrained(folder)
+    fields = {"tie_word_embeddings": False, "max_position_embeddings": 8192} | SHAPES[shape]
+    config = LlamaConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2, dtype="bfloat16", **fields)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.save_pretrained(folder, max_shard_size="4GB")
+    return folder
+
+
+def _make_tokenizer(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=16000,
+        special_tokens=["<|begin_of_text|>", "<|eot_id|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        pad_token="<|pad|>",
+        model_max_length=131072,
+    )
+    fast.chat_template = _TEMPLATE
+    return fast

@@ -1,0 +1,154 @@
+"""Predicted against measured peak of the GPU's memory, for many shapes and layouts.
+
+    python -m benchmarks.vram --part fit --data gsm8k/train.jsonl      # writes results/vram.{json,md}
+    python -m benchmarks.vram --part check --data gsm8k/train.jsonl
+
+The constants of `ft_pipeline/finetuning/memory.py` were fitted to the rows of `fit`; those of `check` were measured
+after they were committed. A base of random weights is made for each shape; each layout runs three optimizer steps of
+the pipeline's own loop.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.random_base import SHAPES, make_random_base, read_texts
+
+RESULTS = Path(__file__).parent / "results"
+_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layout of one base.
+
+    Attributes:
+        row_tokens: Length of a row; a packed one is made of short rows.
+        kept: Layers that are not computed twice; -1 for all.
+    """
+
+    shape: str
+    rank: int
+    rows: int
+    row_tokens: int
+    packing: bool
+    kept: int = 0
+    offload: bool = False
+
+
+FIT = [
+    Case("8b", 16, 1, 2048, packing=True),
+    Case("8b", 16, 2, 2048, packing=False),
+    Case("8b", 16, 4, 2048, packing=True),
+    Case("8b", 16, 2, 8192, packing=True),
+    Case("8b", 16, 2, 2048, packing=True, offload=True),
+    Case("8b", 16, 4, 1024, packing=True, kept=-1),
+    Case("8b", 16, 2, 2048, packing=False, kept=8),
+    Case("1b", 64, 16, 512, packing=False),
+    Case("1b", 64, 1, 8192, packing=True, kept=-1),
+    Case("13b", 32, 1, 1024, packing=True),
+    Case("13b", 32, 2, 2048, packing=True),
+    Case("13b", 32, 2, 1024, packing=False, kept=-1),
+]
+CHECK = [
+    Case("7b", 8, 4, 512, packing=False),
+    Case("7b", 8, 4, 2048, packing=True, kept=-1),
+    Case("7b", 8, 1, 4096, packing=True),
+    Case("1b", 128, 8, 1024, packing=True),
+    Case("1b", 128, 2, 4096, packing=False, kept=-1),
+    Case("8b", 128, 1, 8192, packing=True),
+    Case("8b", 128, 16, 512, packing=True, kept=16),
+    Case("8b", 128, 1, 2048, packing=False, offload=True),
+    Case("13b", 16, 1, 2048, packing=False),
+    Case("13b", 16, 4, 1024, packing=True, kept=10),
+]
+PARTS = {"fit": FIT, "check": CHECK}
+
+
+def measure(base: Path, texts: list[str], cases: list[Case]) -> list[dict[str, Any]]:
+    """Load a base once and run these layouts, which differ in nothing that is loaded."""
+    from benchmarks.vram_run import Bench
+
+    bench = Bench(base, cases[0].rank, texts)
+    return [asdict(case) | bench.run(case, _STEPS) for case in cases]
+
+
+def _measure_apart(shape: str, part: str, data: Path | None, folder: Path) -> list[dict[str, Any]]:
+    """In a process of its own: Unsloth patches what it loads, and memory comes back."""
+    arguments = [sys.executable, "-m", "benchmarks.vram", "--part", part, "--shape", shape, "--folder", str(folder)]
+    done = subprocess.run(
+        arguments + (["--data", str(data)] if data else []), capture_output=True, text=True, check=False
+    )
+    found = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if done.returncode or not found:
+        raise click.ClickException(f"{shape} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    rows: list[dict[str, Any]] = found[-1]
+    return rows
+
+
+def _to_markdown(rows: list[dict[str, Any]]) -> str:
+    heads = ["measured", "shape", "rank", "micro-batch", "packed", "layers kept", "embeddings"]
+    heads += ["predicted GiB", "measured GiB", "error"]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for row in rows:
+        error = row["predicted_gib"] / row["measured_gib"] - 1
+        lines.append(
+            f"| {'before' if row['part'] == 'fit' else 'after'} the constants | {row['shape']} | {row['rank']} | "
+            f"{row['rows']} x {row['row_tokens']} | {'yes' if row['packing'] else 'no'} | {row['kept_layers']} | "
+            f"{'host' if row['offload'] else 'GPU'} | {row['predicted_gib']:.2f} | {row['measured_gib']:.2f} | "
+            f"{error:+.1%} ({row['predicted_gib'] - row['measured_gib']:+.2f} GiB) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--part", type=click.Choice(sorted(PARTS)), required=True)
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="JSONL; else rows are made up.")
+@click.option("--shape", type=click.Choice(sorted(SHAPES)), help="Only this one, printed.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where bases are made, and kept.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
+def main(part: str, data: Path | None, shape: str | None, folder: Path | None, out: Path) -> None:
+    """Measure all layouts of a part."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = folder or Path(scratch)
+        if shape:
+            cases = [case for case in PARTS[part] if case.shape == shape]
+            click.echo("RESULT " + json.dumps(measure(folder / shape, read_texts(data), cases)))
+            return
+        rows: list[dict[str, Any]] = []
+        for name in dict.fromkeys(case.shape for case in PARTS[part]):
+            if not (folder / name).is_dir():
+                _make_apart(folder / name, name, data)
+            rows += [row | {"part": part} for row in _measure_apart(name, part, data, folder)]
+            click.echo(_to_markdown(rows))
+    kept = [row for row in _read(out / "vram.json") if row["part"] != part]
+    rows = sorted(kept + rows, key=lambda row: row["part"] != "fit")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "vram.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (out / "vram.md").write_text(_to_markdown(rows), encoding="utf-8")
+
+
+def _make_apart(folder: Path, shape: str, data: Path | None) -> None:
+    code = "import sys; from pathlib import Path; from benchmarks.vram import make; make(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, str(folder), shape, str(data or "")], check=True)
+
+
+def make(folder: str, shape: str, data: str) -> None:
+    """Make the base of a shape; called in a process without Unsloth."""
+    make_random_base(Path(folder), shape, read_texts(Path(data) if data else None))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Proves the plan before step 1: the largest micro-batch, forward and backward, and one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ft_pipeline.finetuning.checkpoints import capture_rng, restore_rng
+from ft_pipeline.finetuning.held_out import HeldOut
+from ft_pipeline.finetuning.schedule import Rows
+from ft_pipeline.finetuning.step_runner import StepRunner
+from ft_pipeline.finetuning.watch import peak_reserved_bytes
+
+# Slicing every step of a long training would take longer than the probe itself.
+_SLICED_STEPS = 2000
+
+
+def prove_layout(trainer: Any, runner: StepRunner, held_out: HeldOut, tell: Callable[[str], None]) -> None:
+    """Run the largest micro-batch with room for the optimizer's state, and one held-out micro-batch.
+
+    What does not fit steps the layout down, as in training. Neither weights nor random generators are changed.
+
+    Raises:
+        MemoryBudgetError: the smallest micro-batch does not fit.
+    """
+    rng, model = capture_rng(), trainer.model
+    model.train()
+
+    def prove() -> None:
+        reserve = _reserve_optimizer_state(runner)
+        rows = _find_largest(runner)
+        batch = runner.batches.load(rows, runner.layout)
+        trainer.add_gradients(batch, runner.batches.count_targets(rows))
+        model.zero_grad()
+        del reserve
+
+    runner.with_less_until_it_fits(model, prove)
+    held_out.compute_loss(model, runner, trainer.loss_of, 1)
+    restore_rng(rng)
+    if runner.job.device.is_gpu:
+        predicted = runner.job.plan.memory.reserved_bytes
+        tell(
+            f"the largest micro-batch fits: {peak_reserved_bytes() / 2**30:.2f} GiB reserved, "
+            f"{predicted / 2**30:.2f} GiB predicted"
+        )
+
+
+def _reserve_optimizer_state(runner: StepRunner) -> Any:
+    import torch
+
+    device = "cuda" if runner.job.device.is_gpu else "cpu"
+    return torch.empty(runner.job.plan.memory.optimizer_bytes, dtype=torch.uint8, device=device)
+
+
+def _find_largest(runner: StepRunner) -> Rows:
+    lengths = runner.batches.table.lengths
+    is_packed = runner.layout.packing
+
+    def size(part: Rows) -> int:
+        counts = [int(lengths[row]) for row in part]
+        return sum(counts) if is_packed else max(counts) * len(counts)
+
+    parts = (part for rows in runner.steps[:_SLICED_STEPS] for part in runner.batches.slice(rows, runner.layout))
+    return max(parts, key=size)

@@ -1,0 +1,187 @@
+"""What happens around an optimizer step: the loss is judged, figures go out, held-out rows tried, a checkpoint kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ft_pipeline.errors import StageCancelled
+from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot, capture_rng, capture_trainable
+from ft_pipeline.finetuning.curves import Curves
+from ft_pipeline.finetuning.early_stopping import EarlyStopping
+from ft_pipeline.finetuning.guards import LossGuard, name_worst_rows
+from ft_pipeline.finetuning.memory import Layout
+from ft_pipeline.finetuning.step_runner import StepRunner
+from ft_pipeline.processes.reporter import Reporter
+
+
+@dataclass
+class Watch:
+    """Looks at each step and keeps what a run that is cut off goes on from.
+
+    Attributes:
+        logs: TensorBoard and the recipe's trackers.
+        checkpoint_seconds: Time between two checkpoints.
+        trained_tokens: Real tokens of the steps so far.
+    """
+
+    runner: StepRunner
+    guard: LossGuard
+    curves: Curves
+    logs: Sequence[Any]
+    store: CheckpointStore
+    early_stopping: EarlyStopping | None
+    reporter: Reporter
+    checkpoint_seconds: float
+    total_tokens: int
+    trained_tokens: int = 0
+    train_seconds: float = 0.0
+    _saved_at: float = field(default_factory=time.monotonic)
+    _step_began: float = field(default_factory=time.perf_counter)
+
+    def begin(self) -> None:
+        """The training loop starts now."""
+        self._saved_at, self._step_began = time.monotonic(), time.perf_counter()
+
+    def judge(self, trainer: Any, index: int, loss: float) -> None:
+        """Called with a step's gradients and loss, before they change the weights.
+
+        Raises:
+            TrainingError: the loss or the gradient is no number, or the loss jumps; the worst rows are named.
+        """
+        rows, batches = self.runner.steps[index], self.runner.batches
+
+        def name_rows() -> str:
+            return name_worst_rows(losses_by_row(trainer, self.runner, rows), batches.table.place)
+
+        # In fp16 a gradient that overflows is skipped, and the scale is lowered.
+        norm = 0.0 if trainer.args.fp16 else gradient_norm(trainer.model)
+        self.guard.check(index + 1, loss, norm, name_rows)
+
+    def __call__(self, trainer: Any, logs: dict[str, float]) -> None:
+        """Called by the trainer after each step.
+
+        Raises:
+            StageCancelled: a stop was asked for; the checkpoint is written.
+        """
+        step = int(trainer.state.global_step)
+        record = self._record(step, logs)
+        must_save = False
+        if self.early_stopping and self.early_stopping.is_due(step, len(self.runner.steps)):
+            record["held_out_loss"] = self.early_stopping.evaluate(trainer, self.runner, step)
+            trainer.control.should_training_stop |= self.early_stopping.is_over
+            must_save = True
+        self._tell(step, record)
+        if must_save or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+            self.save(trainer)
+        if self.runner.stop_asked:
+            raise StageCancelled("the stage was asked to stop")
+        self._step_began = time.perf_counter()
+
+    def save(self, trainer: Any) -> None:
+        """Write a checkpoint of the last whole step."""
+        self.store.save(
+            Snapshot(
+                step=int(trainer.state.global_step),
+                adapter=capture_trainable(trainer.model),
+                optimizer=trainer.optimizer.state_dict(),
+                scheduler=trainer.lr_scheduler.state_dict(),
+                rng=self.runner.rng or capture_rng(),
+                progress=self._progress(),
+            )
+        )
+        self._saved_at = time.monotonic()
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Go on where the run that wrote the checkpoint was."""
+        self.guard.restore(progress["guard"])
+        self.curves.restore(progress["history"])
+        for record in progress["history"]:
+            self._write(record)
+        self.trained_tokens, self.train_seconds = progress["trained_tokens"], progress["train_seconds"]
+        self.runner.layout = Layout(**progress["layout"])
+        self.runner.stepped_down = progress["stepped_down"]
+        if self.early_stopping:
+            self.early_stopping.restore(progress["early_stopping"])
+
+    def close(self) -> None:
+        """Flush what is written elsewhere."""
+        for log in self.logs:
+            log.close()
+
+    def _progress(self) -> dict[str, Any]:
+        return {
+            "guard": self.guard.state(),
+            "history": self.curves.as_history(),
+            "trained_tokens": self.trained_tokens,
+            "train_seconds": self.train_seconds,
+            "layout": asdict(self.runner.layout),
+            "stepped_down": self.runner.stepped_down,
+            "early_stopping": self.early_stopping.state() if self.early_stopping else None,
+        }
+
+    def _record(self, step: int, logs: dict[str, float]) -> dict[str, float]:
+        # From the end of one step to the end of the next, optimizer and data included: the GPU runs behind Python.
+        seconds = time.perf_counter() - self._step_began
+        self.trained_tokens += self.runner.step_tokens
+        self.train_seconds += seconds
+        record = {
+            "step": step,
+            "loss": float(logs["loss"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "grad_norm": float(logs["grad_norm"]),
+            "tokens_per_second": self.runner.step_tokens / seconds,
+            "seconds": self.train_seconds,
+        }
+        if self.runner.job.device.is_gpu:
+            record["vram_gib"] = peak_reserved_bytes() / 2**30
+        return record
+
+    def _tell(self, step: int, record: dict[str, float]) -> None:
+        self.curves.add(record)
+        self._write(record)
+        rate = self.trained_tokens / self.train_seconds
+        shown = {
+            name: record[name] for name in ("loss", "held_out_loss", "learning_rate", "vram_gib") if name in record
+        }
+        self.reporter.progress(
+            step,
+            len(self.runner.steps),
+            **shown,
+            tokens_per_second=record["tokens_per_second"],
+            eta_seconds=(self.total_tokens - self.trained_tokens) / rate,
+        )
+
+    def _write(self, record: dict[str, float]) -> None:
+        figures = {name: value for name, value in record.items() if name != "step"}
+        for log in self.logs:
+            log.add(int(record["step"]), figures)
+
+
+def losses_by_row(trainer: Any, runner: StepRunner, rows: Sequence[int]) -> dict[int, float]:
+    """Mean loss of each row by itself, with the weights as they are."""
+    import torch
+
+    with torch.no_grad():
+        return {
+            row: float(
+                trainer.loss_of(runner.batches.load((row,), runner.layout), runner.batches.count_targets((row,)))
+            )
+            for row in rows
+        }
+
+
+def gradient_norm(model: Any) -> float:
+    """Norm of all gradients together."""
+    import torch
+
+    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def peak_reserved_bytes() -> int:
+    """Most that torch's allocator has held of the GPU's memory."""
+    import torch
+
+    return int(torch.cuda.max_memory_reserved())

@@ -1,0 +1,118 @@
+"""The whole training stage on a CPU, real libraries, in processes of their own."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from ft_pipeline_tests.finetuning.training_runs import Run, make_request, read_history, start, write_rows
+
+pytestmark = pytest.mark.slow
+_ADAPTER = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, object], Path]:
+    request = make_request(tmp_path_factory.mktemp("undisturbed"), tiny_base, {"epochs": 2})
+    outcome = start(request).finish()
+    assert "figures" in outcome, outcome
+    return (request.out_dir / _ADAPTER).read_bytes(), outcome["figures"], request.out_dir
+
+
+def test_a_training_says_what_it_did(undisturbed: tuple[bytes, dict[str, object], Path]) -> None:
+    _, figures, out_dir = undisturbed
+    assert figures["steps"] == figures["planned_steps"]
+    assert figures["stepped_down"] is None
+    assert list((out_dir / "tensorboard").glob("events*"))
+
+
+def test_a_run_killed_at_any_step_ends_with_the_same_adapter(
+    undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    adapter, figures, _ = undisturbed
+    request = make_request(tmp_path, tiny_base, {"epochs": 2})
+    rng = random.Random()
+    step = 0
+    for _ in range(2):
+        step = rng.randint(step + 1, int(str(figures["steps"])) - 2)
+        run = start(request)
+        run.signal_after_step(step, request.checkpoints, signal.SIGKILL)
+        assert run.finish()["status"] == -signal.SIGKILL
+        if step >= int(str(figures["steps"])) - 3:
+            break
+    outcome = start(request).finish()
+    assert "goes on after step" in outcome["said"]
+    assert (request.out_dir / _ADAPTER).read_bytes() == adapter
+    steps = [point["step"] for point in read_history(request)]
+    assert steps == sorted(set(steps))
+
+
+def test_a_cancelled_run_keeps_a_checkpoint_and_goes_on(
+    undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    request = make_request(tmp_path, tiny_base, {"epochs": 2})
+    run = start(request)
+    run.signal_after_step(3, request.checkpoints, signal.SIGTERM)
+    outcome = run.finish()
+    assert outcome["error"] == "StageCancelled", outcome
+    assert start(request).finish()["figures"]["steps"] == undisturbed[1]["steps"]
+    assert (request.out_dir / _ADAPTER).read_bytes() == undisturbed[0]
+
+
+def test_a_checkpoint_of_another_fingerprint_is_not_taken(tiny_base: Path, tmp_path: Path) -> None:
+    request = make_request(tmp_path, tiny_base, {})
+    run = start(request)
+    run.signal_after_step(2, request.checkpoints, signal.SIGKILL)
+    run.finish()
+    outcome = start(request.model_copy(update={"fingerprint": "f2"})).finish()
+    assert "figures" in outcome, outcome
+    assert "goes on after step" not in outcome["said"]
+
+
+def test_short_memory_halves_the_micro_batch_and_keeps_the_rows_of_a_step(
+    undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    settings = {"epochs": 2, "lora": {"rank": 8, "alpha": 16}}
+    plain = make_request(tmp_path / "plain", tiny_base, settings)
+    short = make_request(tmp_path / "short", tiny_base, settings)
+    runs: list[Run] = [start(plain), start(short, "run_short_of_memory")]
+    outcomes = [run.finish() for run in runs]
+    assert all("figures" in outcome for outcome in outcomes), outcomes
+    assert outcomes[1]["figures"]["stepped_down"]
+    assert outcomes[1]["figures"]["steps"] == outcomes[0]["figures"]["steps"] == undisturbed[1]["steps"]
+    for one, other in zip(read_history(plain), read_history(short), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_names_the_row(tiny_base: Path, tmp_path: Path) -> None:
+    outcome = start(make_request(tmp_path, tiny_base, {}), "turn_the_loss_to_nan").finish()
+    assert outcome["error"] == "TrainingError", outcome
+    assert "data/rows.jsonl:13 (loss nan)" in outcome["message"], outcome["message"]
+    assert outcome["message"].count("nan") == 2  # the step's loss, and the one row's
+
+
+def test_early_stopping_ends_the_training_and_keeps_the_best_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    settings = {
+        "epochs": 8,
+        "learning_rate": 0.05,
+        "max_loss_jump": 1000.0,
+        "early_stopping": {"evaluate_every_share": 0.05, "patience": 2},
+    }
+    request = make_request(tmp_path, tiny_base, settings)
+    outcome = start(request).finish()
+    assert "figures" in outcome, outcome
+    assert outcome["figures"]["steps"] < outcome["figures"]["planned_steps"]
+    tried = [point["held_out_loss"] for point in read_history(request) if "held_out_loss" in point]
+    assert outcome["figures"]["held_out_loss"] == pytest.approx(min(tried), rel=1e-4)
+
+
+def test_fewer_rows_than_one_step_are_refused_before_the_device_is_held(tiny_base: Path, tmp_path: Path) -> None:
+    tmp_path.mkdir(exist_ok=True)
+    write_rows(tmp_path / "rows.parquet", 2)
+    outcome = start(make_request(tmp_path, tiny_base, {"effective_batch_tokens": 4096})).finish()
+    assert outcome["error"] == "TrainingError"
+    assert "must fill one optimizer step" in outcome["message"]
+    assert not (tmp_path / "locks").exists()
