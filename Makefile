@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test check format doctor plan verify gc lock clean
+.PHONY: help setup demo run dev test check format doctor plan pin verify gc lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ doctor: $(READY) ## What is missing or mismatched on this machine, and the fix
 
 plan: $(READY) ## Memory, speed and hours of RECIPE=name, predicted, on each card or on CARD=rtx4090
 	@$(VENV_PYTHON) -m ft_pipeline plan $(RECIPE) $(if $(CARD),--card $(CARD))
+
+pin: $(READY) ## Record the Hub's present commits in the recipe RECIPE=name
+	@$(VENV_PYTHON) -m ft_pipeline pin $(RECIPE)
 
 verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
 	@$(VENV_PYTHON) -m ft_pipeline verify

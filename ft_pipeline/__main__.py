@@ -1,4 +1,4 @@
-"""The command line: `python -m ft_pipeline doctor|plan|report|verify|gc`. The assets are materialized by Dagster."""
+"""The command line: `python -m ft_pipeline doctor|pin|plan|report|verify|gc`. The assets are materialized by Dagster."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ft_pipeline.doctor import examine
 from ft_pipeline.errors import CorruptArtifact, PipelineError
 from ft_pipeline.finetuning.cards import CARDS, find_card
 from ft_pipeline.finetuning.plan_table import TableFormat, render_grid, render_recipe
+from ft_pipeline.pin import pin
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.publishing.alias import alias_folder, list_published
@@ -100,6 +101,9 @@ def plan(recipe: str | None, card: str | None, is_grid: bool, table_format: str)
     root = environment.project_root()
     loaded = load_recipe(find_recipe(recipe or environment.recipe_name(), root))
     click.echo(render_recipe(loaded, root, find_card(card) if card else None, shape))
+
+
+main.add_command(pin)
 
 
 @main.command()

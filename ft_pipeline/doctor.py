@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.base_model import open_base, require_context
+from ft_pipeline.base_model import open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.environment import artifacts_folder
 from ft_pipeline.errors import PipelineError
@@ -126,6 +126,7 @@ def _examine_recipe(root: Path, name: str) -> Finding:
         recipe = load_recipe(find_recipe(name, root))
         base = open_base(recipe.base_model, root)
         require_context(base, recipe.dataset.max_row_tokens)
+        require_vocabulary(base)
         sources = find_sources(recipe.dataset, root, artifacts_folder() / "_downloads")
     except PipelineError as err:
         return Finding(f"recipe {name}", str(err), "mend what the message names")

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_pipeline.artifact import ArtifactKey
-from ft_pipeline.base_model import BaseModel, open_base, require_context
+from ft_pipeline.base_model import BaseModel, open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import SourceFile, find_sources
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
 from ft_pipeline.recipe import Recipe
@@ -85,6 +85,7 @@ class Run:
         recipe = self._load()
         base = open_base(recipe.base_model, self.root)
         require_context(base, recipe.dataset.max_row_tokens)
+        require_vocabulary(base)
         sources = find_sources(recipe.dataset, self.root, self.store_root / "_downloads")
         record = RunRecord(
             recipe=recipe,

@@ -104,7 +104,9 @@ class _Waiter:
             yield descriptor
 
     def _try(self, descriptor: int) -> bool:
-        if not self._line.is_first() and not self._is_passed_over(descriptor):
+        if self._line.is_first():
+            self._free_since = None
+        elif not self._is_passed_over(descriptor):
             return False
         return try_lock(descriptor) and _is_at(descriptor, self._path)
 

@@ -23,7 +23,7 @@ __all__ = ["RowLengths", "Shortage", "TrainingPlan", "find_plan", "plan_training
 
 _GIB = 2**30
 # Among layouts this near to the fastest one the simplest is taken.
-_NEAR_SHARE = 0.03
+_NEAR_SHARE = 0.01
 
 
 @dataclass(frozen=True)

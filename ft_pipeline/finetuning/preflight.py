@@ -75,6 +75,8 @@ def plan(
     Raises:
         MemoryBudgetError: it does not fit; the message says by how much and what would.
     """
+    for note in device.notes:
+        tell(note)
     for neighbour in describe_neighbours(list_neighbours(device.name)):
         tell(neighbour)
     kind: DeviceKind = "gpu" if device.is_gpu else "cpu"

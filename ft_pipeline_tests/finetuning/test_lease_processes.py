@@ -200,18 +200,34 @@ def test_a_stage_whose_orchestrator_is_killed_gives_the_device_back(players: Pla
     assert _is_free(players.lock_dir)
 
 
-@pytest.mark.slow
-def test_two_dagster_instances_never_hold_the_device_together(players: Players, tmp_path: Path) -> None:
-    module = tmp_path / "definitions.py"
+def _materialize(players: Players, home: str) -> subprocess.Popen[bytes]:
+    """Start a run in a Dagster instance of its own."""
+    (players.lock_dir / home).mkdir()
+    module = players.lock_dir / "definitions.py"
     module.write_text(_DEFINITIONS.format(lock_dir=str(players.lock_dir)))
-    holder, runs = players.queue_up("holder", "stay"), []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        command = ("-m", "dagster", "asset", "materialize", "--select", "*", "-f", str(module))
-        runs.append(players.start(*command, DAGSTER_HOME=str(tmp_path / name)))
+    command = ("-m", "dagster", "asset", "materialize", "--select", "*", "-f", str(module))
+    return players.start(*command, DAGSTER_HOME=str(players.lock_dir / home))
+
+
+@pytest.mark.slow
+def test_two_dagster_instances_never_hold_the_device_together(players: Players) -> None:
+    holder = players.queue_up("holder", "stay")
+    runs = [_materialize(players, home) for home in ("one", "two")]
     wait_until(lambda: len(players.tickets()) == 2)
     holder.kill()
     assert [run.wait(60) for run in runs] == [0, 0]
     said = players.log()[1:]
     assert len(said) == 4
     assert all(came.split() == ["in", gone.split()[1]] for came, gone in zip(said[::2], said[1::2], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_waiting_dagster_run_is_cancelled_within_two_seconds(players: Players, name: str) -> None:
+    players.queue_up("holder", "stay")
+    wait_until(lambda: "in holder" in players.log() and not players.tickets())
+    run = _materialize(players, "home")
+    wait_until(players.tickets)
+    run.send_signal(signal.Signals[name])
+    wait_until(lambda: not players.tickets(), 2)
+    assert run.wait(30) != 0

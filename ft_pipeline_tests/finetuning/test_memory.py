@@ -15,32 +15,51 @@ _8B = read_architecture(SHAPES["llama-3.1-8b"])
 _1B = read_architecture(SHAPES["llama-3.2-1b"])
 _GUIDE = Layout(2, 2048, packing=False, checkpointed_layers=32, offload_embeddings=False, optimizer="adamw_8bit")
 
-# Measured on an H200 with Unsloth, NF4, rank 16 (shape, rows, tokens of a row, packed, layers computed twice, GiB that
-# torch reserved). Short rows are GSM8K's, which Unsloth lays end to end: 300 and 178 stand for the longest micro-batch.
+# Measured on an H200, NF4, by the pipeline's own loop, rows end to end (shape, rank, tokens at once, layers computed
+# twice, embeddings on the host, GiB that torch reserved). The coefficients were fitted to these.
 _MEASURED = [
-    ("llama-3.1-8b", 2, 300, False, 32, 6.24),
-    ("llama-3.1-8b", 16, 178, False, 32, 6.61),
-    ("llama-3.1-8b", 1, 2048, True, 32, 6.46),
-    ("llama-3.1-8b", 2, 2048, True, 32, 6.87),
-    ("llama-3.1-8b", 4, 2048, True, 32, 7.67),
-    ("llama-3.1-8b", 8, 2048, True, 32, 9.22),
-    ("llama-3.1-8b", 8, 2048, True, 0, 69.97),
-    ("llama-3.1-8b", 2, 2048, False, 32, 6.78),
-    ("llama-3.1-8b", 8, 2048, False, 32, 9.04),
-    ("llama-3.1-8b", 8, 2048, False, 0, 65.93),
-    ("llama-3.2-1b", 2, 300, False, 16, 1.48),
-    ("llama-3.2-1b", 8, 2048, True, 16, 2.87),
+    ("llama-3.1-8b", 16, 2_048, 32, False, 6.38),
+    ("llama-3.1-8b", 16, 4_096, 32, False, 6.85),
+    ("llama-3.1-8b", 16, 4_096, 32, True, 5.99),
+    ("llama-3.1-8b", 16, 4_096, 32, True, 5.88),
+    ("llama-3.1-8b", 16, 8_192, 32, False, 7.46),
+    ("llama-3.1-8b", 16, 16_384, 32, False, 8.86),
+    ("llama-3.1-8b", 16, 16_384, 24, False, 22.36),
+    ("llama-3.1-8b", 16, 16_384, 16, False, 35.86),
+    ("llama-3.1-8b", 16, 2_048, 0, False, 13.28),
+    ("llama-3.1-8b", 16, 4_096, 0, False, 19.06),
+    ("llama-3.1-8b", 16, 13 * 431, 0, False, 24.63),
+    ("llama-3.1-8b", 16, 8_192, 0, False, 33.89),
+    ("llama-3.1-8b", 16, 16_520, 0, False, 61.22),
+    ("llama-3.2-1b", 64, 8_192, 0, False, 9.12),
 ]
 
 
-@pytest.mark.parametrize(("shape", "rows", "row_tokens", "packing", "twice", "measured_gib"), _MEASURED)
-def test_the_peak_is_within_5_percent_or_300_mb_of_what_was_measured(
-    shape: str, rows: int, row_tokens: int, packing: bool, twice: int, measured_gib: float
+@pytest.mark.parametrize(("shape", "rank", "tokens", "twice", "on_host", "measured_gib"), _MEASURED)
+def test_the_peak_is_within_5_percent_of_what_was_measured(
+    shape: str, rank: int, tokens: int, twice: int, on_host: bool, measured_gib: float
 ) -> None:
-    layout = Layout(rows, row_tokens, packing, twice, False, "adamw_8bit")
-    predicted = predict_memory(read_architecture(SHAPES[shape]), TrainingSection(), layout, "gpu").reserved_bytes
-    measured = measured_gib * _GIB
-    assert abs(predicted - measured) <= max(0.05 * measured, 300e6)
+    layout = Layout(1, tokens, True, twice, on_host, "adamw_8bit")
+    training = TrainingSection(lora=LoraSection(rank=rank))
+    found = predict_memory(read_architecture(SHAPES[shape]), training, layout, "gpu")
+    assert found.reserved_bytes / _GIB == pytest.approx(measured_gib, rel=0.05)
+
+
+@pytest.mark.parametrize(("shape", "layers", "measured_gib"), [("llama-3.1-8b", 32, 6.24), ("llama-3.2-1b", 16, 1.48)])
+def test_with_some_hundred_tokens_the_peak_is_what_stays_all_the_time(
+    shape: str, layers: int, measured_gib: float
+) -> None:
+    # An H200, Unsloth's trainer, two rows of 300 tokens: what the share for fragmentation was fitted to.
+    layout = Layout(2, 300, False, layers, False, "adamw_8bit")
+    found = predict_memory(read_architecture(SHAPES[shape]), TrainingSection(), layout, "gpu")
+    assert found.reserved_bytes / _GIB == pytest.approx(measured_gib, abs=0.1)
+
+
+def test_packed_rows_take_what_padded_ones_of_as_many_tokens_do() -> None:
+    packed, padded = (
+        predict_memory(_8B, TrainingSection(), replace(_GUIDE, packing=packing), "gpu") for packing in (True, False)
+    )
+    assert packed == padded
 
 
 @pytest.mark.parametrize("packing", [False, True])

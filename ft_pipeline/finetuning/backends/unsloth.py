@@ -10,6 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from ft_pipeline.base_model import read_config
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.backends.adapter import lora_arguments, train_in_float32
 from ft_pipeline.finetuning.backends.environment import set_environment
@@ -20,6 +21,7 @@ from ft_pipeline.finetuning.varlen import give_unsloth_varlen, register_attentio
 if TYPE_CHECKING:
     from ft_pipeline.finetuning.job import Job
 
+_OFFLOADED_TOKENS = 512
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ class UnslothBackend:
             )
         model, tokenizer = FastLanguageModel.from_pretrained(
             str(job.base),
-            max_seq_length=job.max_row_tokens,
+            max_seq_length=_declare_length(job),
             load_in_4bit=settings.load_in_4bit,
             # Few CPUs multiply bf16 in hardware; on the others it is some thirty times slower than fp32.
             dtype=None if job.device.is_gpu else torch.float32,
@@ -112,6 +114,14 @@ def _choose_attention(device: Device) -> dict[str, str]:
     It would also build a mask of tokens x tokens for packed rows. On a GPU Unsloth chooses best itself.
     """
     return {} if device.is_gpu else {"attn_implementation": register_attention()}
+
+
+def _declare_length(job: Job) -> int:
+    """Tokens of a row that Unsloth is told of. Below 512 it would keep checkpoints on the card, whatever the micro-batch:
+    2 GiB more at 8B and 5,600 tokens (H200). More than the base's context would stretch its positions."""
+    config = read_config(job.base)
+    context = (config.get("text_config") or config).get("max_position_embeddings") or job.max_row_tokens
+    return max(job.max_row_tokens, min(_OFFLOADED_TOKENS, context))
 
 
 def _add_adapter(model: Any, job: Job) -> Any:
