@@ -2,8 +2,9 @@
 
     python -m benchmarks.training --data gsm8k/train.jsonl      # writes results/training.{json,md}
 
-A base of random weights in the 8B shape is made first. Each training runs in a process of its own. Real tokens a second,
-padding left out, over the steps after a warm-up; peak is what torch's allocator has held at most, loading included.
+A base of random weights in the 8B shape is made first. Each training runs in a process of its own. Speed is in real
+tokens, padding left out, over the steps after a warm-up; peak is the most that torch's allocator has held, loading
+included.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def write_rows(path: Path, base: Path, texts: list[str], most_tokens: int) -> in
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     ids = [found.ids[:most_tokens] for found in tokenizer.encode_batch(texts)]
     frame = pl.DataFrame(
-        {"input_ids": ids, "labels": ids, "source_file": "rows", "source_line": range(1, len(ids) + 1)},
+        {"input_ids": ids, "labels": ids, "source_file": "rows", "source_line": range(1, len(ids) + 1)}
+        | {"set": "held_out", "position": 0.5},
         schema_overrides={"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "source_line": pl.Int64},
     )
     frame.write_parquet(path)

@@ -1,4 +1,4 @@
-"""The command line: `python -m ft_pipeline doctor|pin|plan|report|verify|gc`. The assets are materialized by Dagster."""
+"""The command line: `python -m ft_pipeline doctor|pin|plan|report|verify|gc`. Dagster materializes the assets."""
 
 from __future__ import annotations
 

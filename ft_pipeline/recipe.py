@@ -193,6 +193,9 @@ class ExecutionSection(Section):
         None, ge=1, description="Tokens that go through the model at once, instead of the planned number."
     )
     checkpoint_minutes: float = Field(5.0, ge=0, description="Time between two checkpoints; 0: after every step.")
+    max_loss_jump: float = Field(
+        4.0, gt=0, description="A step's loss this far (nats per token) above the median of the last ones ends the run."
+    )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
         (), description="Where figures go beside TensorBoard's files; the package must be installed."
     )
@@ -218,9 +221,6 @@ class TrainingSection(Section):
         "auto", description="AdamW, moments in 32 or 8 bits; auto: 8 bits on a GPU, 32 on the CPU."
     )
     early_stopping: EarlyStoppingSection | None = Field(None, description="None: the whole training is done.")
-    max_loss_jump: float = Field(
-        4.0, gt=0, description="A step's loss this far (nats per token) above the median of the last ones ends the run."
-    )
     seed: int = Field(3407, ge=0, lt=2**32, description="Of the adapter's start and the order of the rows.")
     execution: ExecutionSection = ExecutionSection()
 

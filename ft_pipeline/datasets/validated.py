@@ -52,6 +52,14 @@ def sample_conversations(path: Path, most: int = 64) -> tuple[tuple[Message, ...
     return tuple(messages for messages in found if messages[0]["role"] != TEXT_ROLE)
 
 
+def find_held_out(path: Path) -> list[int]:
+    """Indices of a file's held-out rows with something to learn, in the order of their split hash; no test sets."""
+    has_targets = pl.col("labels").list.slice(1).list.max() >= 0
+    rows = pl.scan_parquet(path).with_row_index("index").filter((pl.col("set") == HELD_OUT) & has_targets)
+    found: list[int] = rows.sort("position", "source_file", "source_line").select("index").collect()["index"].to_list()
+    return found
+
+
 def read_row_lengths(path: Path) -> list[int]:
     """Tokens of each row of a validated file."""
     lengths: list[int] = pl.scan_parquet(path).select(pl.col("input_ids").list.len()).collect()["input_ids"].to_list()

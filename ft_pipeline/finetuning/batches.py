@@ -48,7 +48,8 @@ class RowTable:
     def place(self, index: int) -> str:
         """Where a row came from: `file:line`."""
         found = self._rows[[index]].to_pylist()[0]
-        return f"{found['source_file']}:{found['source_line']}"
+        name = "".join(sign if sign.isprintable() else "?" for sign in str(found["source_file"]))
+        return f"{name}:{found['source_line']}"
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

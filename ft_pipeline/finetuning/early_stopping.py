@@ -26,7 +26,7 @@ class EarlyStopping:
         self._settings = settings
         self._held_out = held_out
         self._folder = folder
-        self.best_loss, self.best_step, self._stale = math.inf, 0, 0
+        self.best_loss, self.best_step, self._stale, self._tried = math.inf, 0, 0, 0
 
     @property
     def is_over(self) -> bool:
@@ -36,11 +36,12 @@ class EarlyStopping:
     def is_due(self, step: int, steps: int) -> bool:
         """Whether the held-out rows are tried after this step: at even distances and at the end."""
         every = max(1, round(self._settings.evaluate_every_share * steps))
-        return step % every == 0 or step == steps
+        return step != self._tried and (step % every == 0 or step == steps)
 
     def evaluate(self, trainer: Any, runner: StepRunner, step: int) -> float:
         """The held-out loss now; the adapter is kept if it is the best."""
         loss = self._held_out.compute_loss(trainer.model, runner, trainer.loss_of)
+        self._tried = step
         if loss < self.best_loss - self._settings.min_improvement:
             self._keep(trainer.model, step)
             self.best_loss, self.best_step, self._stale = loss, step, 0
@@ -58,12 +59,12 @@ class EarlyStopping:
     def state(self) -> dict[str, Any]:
         """What `restore` takes; JSON-able."""
         best_loss = self.best_loss if math.isfinite(self.best_loss) else None
-        return {"best_loss": best_loss, "best_step": self.best_step, "stale": self._stale}
+        return {"best_loss": best_loss, "best_step": self.best_step, "stale": self._stale, "tried": self._tried}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-        self.best_step, self._stale = state["best_step"], state["stale"]
+        self.best_step, self._stale, self._tried = state["best_step"], state["stale"], state["tried"]
 
     def _keep(self, model: Any, step: int) -> None:
         from safetensors.torch import save_file
@@ -73,9 +74,14 @@ class EarlyStopping:
         save_file(capture_trainable(model), draft)
         sync(draft)
         draft.rename(self._file(step))
-        # The last checkpoint may still name the one before; what is older than that is of no use.
-        for file in sorted(self._folder.glob("best-*.safetensors"))[:-2]:
+        # The last checkpoint may still name the best one before this.
+        for file in set(self._folder.glob("best-*.safetensors")) - {self._file(step), self._file(self.best_step)}:
             file.unlink()
 
     def _file(self, step: int) -> Path:
-        return self._folder / f"best-{step:08}.safetensors"
+        return best_adapter_file(self._folder, step)
+
+
+def best_adapter_file(folder: Path, step: int) -> Path:
+    """Where the best adapter lies if it is that of this step."""
+    return folder / f"best-{step:08}.safetensors"

@@ -48,10 +48,10 @@ class LossGuard:
             median = statistics.median(self._losses)
             if loss > median + self._max_jump:
                 raise TrainingError(
-                    f"a step's loss must lie at most {self._max_jump:g} nats (training.max_loss_jump) above the median "
-                    f"of the last {len(self._losses)} steps, {median:.3f}; got {loss:.3f} at step {step}. "
+                    f"a step's loss must lie at most {self._max_jump:g} nats (training.execution.max_loss_jump) above "
+                    f"the median of the last {len(self._losses)} steps, {median:.3f}; got {loss:.3f} at step {step}. "
                     f"{self._name(name_rows)} Look at them, lower training.learning_rate, or raise "
-                    "training.max_loss_jump."
+                    "training.execution.max_loss_jump."
                 )
         self._losses.append(float(loss))
 

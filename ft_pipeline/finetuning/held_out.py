@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ft_pipeline.errors import TrainingError
+from ft_pipeline.finetuning.memory import Layout
 from ft_pipeline.finetuning.schedule import Rows
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner
 
@@ -17,17 +20,19 @@ class HeldOut:
     batches: Batches
     rows: Rows
 
-    @classmethod
-    def first_rows(cls, batches: Batches, most: int) -> HeldOut:
-        """The first rows that have something to predict."""
-        return cls(batches, tuple(row for row, count in enumerate(batches.table.label_counts) if count)[:most])
+    def first(self, most: int) -> HeldOut:
+        """Only the first rows."""
+        return replace(self, rows=self.rows[:most])
+
+    def largest(self, layout: Layout) -> HeldOut:
+        """Only those of the micro-batch that takes the most memory."""
+        return replace(self, rows=self.batches.find_largest(self.batches.slice(self.rows, layout), layout))
 
     def compute_loss(
         self,
         model: Any,
         runner: StepRunner,
         loss_of: Callable[[dict[str, Any], int], Any],
-        most_rows: int | None = None,
     ) -> float:
         """Mean loss in nats over the targets, dropout off; in the layout of the training, with less if need be.
 
@@ -35,20 +40,30 @@ class HeldOut:
             model: The model.
             runner: Knows the layout.
             loss_of: A micro-batch's share of the loss, from its tensors and all targets.
-            most_rows: Only the first ones.
+
+        Raises:
+            TrainingError: it is no number.
+            StageCancelled: a stop was asked for.
         """
         import torch
 
-        rows = self.rows[:most_rows]
-        targets = self.batches.count_targets(rows)
+        targets = self.batches.count_targets(self.rows)
 
         def add_losses() -> float:
-            parts = self.batches.slice(rows, runner.layout)
-            return sum(float(loss_of(self.batches.load(part, runner.layout), targets)) for part in parts)
+            total = 0.0
+            for part in self.batches.slice(self.rows, runner.layout):
+                runner.require_no_stop()
+                total += float(loss_of(self.batches.load(part, runner.layout), targets))
+            return total
 
         model.eval()
         try:
             with torch.no_grad():
-                return float(runner.with_less_until_it_fits(model, add_losses))
+                loss = float(runner.with_less_until_it_fits(model, add_losses))
         finally:
             model.train()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of held-out rows must be a finite number, got {loss}. Lower training.learning_rate."
+            )
+        return loss

@@ -7,7 +7,6 @@ from typing import Any
 
 from ft_pipeline.finetuning.checkpoints import capture_rng, restore_rng
 from ft_pipeline.finetuning.held_out import HeldOut
-from ft_pipeline.finetuning.schedule import Rows
 from ft_pipeline.finetuning.step_runner import StepRunner
 from ft_pipeline.finetuning.watch import peak_reserved_bytes
 
@@ -28,14 +27,16 @@ def prove_layout(trainer: Any, runner: StepRunner, held_out: HeldOut, tell: Call
 
     def prove() -> None:
         reserve = _reserve_optimizer_state(runner)
-        rows = _find_largest(runner)
+        parts = (part for step in runner.steps[:_SLICED_STEPS] for part in runner.batches.slice(step, runner.layout))
+        rows = runner.batches.find_largest(parts, runner.layout)
         batch = runner.batches.load(rows, runner.layout)
         trainer.add_gradients(batch, runner.batches.count_targets(rows))
         model.zero_grad()
         del reserve
 
     runner.with_less_until_it_fits(model, prove)
-    held_out.compute_loss(model, runner, trainer.loss_of, 1)
+    if held_out.rows:
+        held_out.largest(runner.layout).compute_loss(model, runner, trainer.loss_of)
     restore_rng(rng)
     if runner.job.device.is_gpu:
         predicted = runner.job.plan.memory.reserved_bytes
@@ -50,15 +51,3 @@ def _reserve_optimizer_state(runner: StepRunner) -> Any:
 
     device = "cuda" if runner.job.device.is_gpu else "cpu"
     return torch.empty(runner.job.plan.memory.optimizer_bytes, dtype=torch.uint8, device=device)
-
-
-def _find_largest(runner: StepRunner) -> Rows:
-    lengths = runner.batches.table.lengths
-    is_packed = runner.layout.packing
-
-    def size(part: Rows) -> int:
-        counts = [int(lengths[row]) for row in part]
-        return sum(counts) if is_packed else max(counts) * len(counts)
-
-    parts = (part for rows in runner.steps[:_SLICED_STEPS] for part in runner.batches.slice(rows, runner.layout))
-    return max(parts, key=size)

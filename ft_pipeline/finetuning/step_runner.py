@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +42,15 @@ class Batches:
         found = self.table.rows(rows)
         batch = lay_flat(found, self.pad_id) if layout.packing else pad_rows(found, self.pad_id)
         return self.backend.adapt(batch, self.device)
+
+    def find_largest(self, parts: Iterable[Rows], layout: Layout) -> Rows:
+        """The micro-batch that takes the most memory."""
+
+        def size(part: Rows) -> int:
+            counts = [int(self.table.lengths[row]) for row in part]
+            return sum(counts) if layout.packing else max(counts) * len(counts)
+
+        return max(parts, key=size)
 
     def count_targets(self, rows: Rows) -> int:
         """Tokens of these rows that are learned; at least 1, to divide by."""
@@ -99,13 +108,17 @@ class StepRunner:
                 restore_rng(self.rng)
             self._step_down(model, trouble[0])
 
+    def require_no_stop(self) -> None:
+        """Raise `StageCancelled` if a stop was asked for."""
+        if self.stop_asked:
+            raise StageCancelled("the stage was asked to stop")
+
     def _add_gradients(self, model: Any, rows: Rows, run_micro_batch: RunMicroBatch) -> Any:
         model.zero_grad()
         targets = self.batches.count_targets(rows)
         total: Any = 0
         for part in self.batches.slice(rows, self.layout):
-            if self.stop_asked:
-                raise StageCancelled("the stage was asked to stop")
+            self.require_no_stop()
             total = total + run_micro_batch(self.batches.load(part, self.layout), targets)
         return total
 

@@ -121,11 +121,10 @@ def _define_trainer(runner: StepRunner, observer: Observer) -> Any:
 
 
 def _configure(job: Job, steps: int) -> Any:
-    import torch
     from trl import SFTConfig
 
     settings = job.settings
-    bf16 = job.device.is_gpu and torch.cuda.is_bf16_supported()
+    bf16 = job.device.is_gpu and job.device.supports_bf16
     return SFTConfig(
         output_dir=str(job.scratch / "trainer"),
         per_device_train_batch_size=1,

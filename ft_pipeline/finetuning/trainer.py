@@ -6,10 +6,12 @@ It runs in a process of its own: the GPU's memory comes back when that ends, and
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,11 @@ from ft_pipeline.finetuning.batches import RowTable
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
 from ft_pipeline.finetuning.curves import Curves, open_logs
 from ft_pipeline.finetuning.device import Device, find_device
-from ft_pipeline.finetuning.early_stopping import EarlyStopping
+from ft_pipeline.finetuning.early_stopping import EarlyStopping, best_adapter_file
 from ft_pipeline.finetuning.guards import LossGuard
 from ft_pipeline.finetuning.held_out import HeldOut
 from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
-from ft_pipeline.finetuning.memory import Layout
 from ft_pipeline.finetuning.preflight import Preflight, examine, plan
 from ft_pipeline.finetuning.probe import prove_layout
 from ft_pipeline.finetuning.schedule import Rows
@@ -37,8 +38,9 @@ from ft_pipeline.plots import save_training_plots
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Summary
 
-TENSORBOARD_DIR = "tensorboard"
+TENSORBOARD_DIR, _BEST_DIR = "tensorboard", "best"
 _HELD_OUT_ROWS = 256
+_SETTLE_TRIES, _SETTLE_SECONDS = 20, 0.5
 
 
 @dataclass(frozen=True)
@@ -73,27 +75,48 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
         holder=request.holder,
         tell=reporter.info,
     ):
-        device = find_device(found.device.name)  # what is free now, not when waiting began
+        device = _find_settled(found.device)
         with tempfile.TemporaryDirectory(prefix="ft_pipeline-") as scratch:
             return _train(found, device, Path(scratch), request, reporter)
 
 
+def _find_settled(device: Device) -> Device:
+    """The device as it is now, not when waiting began; the one before us may still be giving its memory back."""
+    now = find_device(device.name)
+    for _ in range(_SETTLE_TRIES if device.is_gpu else 0):
+        time.sleep(_SETTLE_SECONDS)
+        before, now = now, find_device(device.name)
+        if now.free_bytes <= before.free_bytes:
+            break
+    return now
+
+
 def _train(found: Preflight, device: Device, scratch: Path, request: TrainRequest, reporter: Reporter) -> Summary:
     store = CheckpointStore(request.checkpoints, request.fingerprint, tell=reporter.warning)
-    snapshot = store.load_latest()
-    layout = Layout(**snapshot.progress["layout"]) if snapshot else None
-    job = plan(found, device, request, scratch, layout=layout, tell=reporter.info)
+    snapshot = _load_snapshot(store, request, reporter)
+    job = plan(found, device, request, scratch, progress=snapshot.progress if snapshot else None, tell=reporter.info)
     training = _assemble(job, found, request, store, reporter)
-    with _asked_to_stop(training.runner):
+    with closing(training.watch), _asked_to_stop(training.runner):
         _run(training, snapshot, reporter)
     if training.watch.early_stopping:
         training.watch.early_stopping.load_best(training.model)
-    held_out_loss = training.held_out.compute_loss(
-        training.model, training.runner, training.trainer.loss_of, _HELD_OUT_ROWS
+    sample = training.held_out.first(_HELD_OUT_ROWS)
+    held_out_loss = (
+        sample.compute_loss(training.model, training.runner, training.trainer.loss_of) if sample.rows else None
     )
-    training.watch.close()
     _save(request, training)
     return _summarize(training, request, held_out_loss)
+
+
+def _load_snapshot(store: CheckpointStore, request: TrainRequest, reporter: Reporter) -> Snapshot | None:
+    snapshot, folder = store.load_latest(), request.checkpoints / _BEST_DIR
+    state = snapshot.progress["early_stopping"] if snapshot else None
+    if state and state["best_step"] and not best_adapter_file(folder, state["best_step"]).is_file():
+        reporter.warning(f"the best adapter so far is gone from {folder}: the training begins anew")
+        snapshot = None
+    if snapshot is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return snapshot
 
 
 def _assemble(
@@ -106,15 +129,14 @@ def _assemble(
     runner = StepRunner(
         job=job, batches=_open(request.rows, backend, job, tokenizer), steps=found.steps, tell=reporter.warning
     )
-    held_out_batches = _open(request.held_out, backend, job, tokenizer)
-    held_out = HeldOut.first_rows(held_out_batches, len(held_out_batches.table.lengths))
+    held_out = HeldOut(_open(request.held_out, backend, job, tokenizer), found.held_out)
     watch = Watch(
         runner=runner,
-        guard=LossGuard(job.settings.max_loss_jump),
+        guard=LossGuard(job.settings.execution.max_loss_jump),
         curves=Curves(),
         logs=open_logs(job.settings.execution.trackers, request.out_dir / TENSORBOARD_DIR, request.holder),
         store=store,
-        early_stopping=_open_early_stopping(job, held_out_batches, request),
+        early_stopping=_open_early_stopping(job, held_out, request),
         reporter=reporter,
         checkpoint_seconds=job.settings.execution.checkpoint_minutes * 60,
         total_tokens=_count_tokens(found.steps, runner),
@@ -140,11 +162,11 @@ def _open(path: Path, backend: Backend, job: Job, tokenizer: Any) -> Batches:
     return Batches(table=table, backend=backend, device=job.device, pad_id=int(pad_id))
 
 
-def _open_early_stopping(job: Job, batches: Batches, request: TrainRequest) -> EarlyStopping | None:
+def _open_early_stopping(job: Job, held_out: HeldOut, request: TrainRequest) -> EarlyStopping | None:
     settings = job.settings.early_stopping
     if settings is None:
         return None
-    return EarlyStopping(settings, HeldOut.first_rows(batches, settings.max_rows), request.checkpoints / "best")
+    return EarlyStopping(settings, held_out.first(settings.max_rows), request.checkpoints / _BEST_DIR)
 
 
 def _count_tokens(steps: list[Rows], runner: StepRunner) -> int:
@@ -153,19 +175,22 @@ def _count_tokens(steps: list[Rows], runner: StepRunner) -> int:
 
 
 def _run(training: Training, snapshot: Snapshot | None, reporter: Reporter) -> None:
-    folder = None
+    folder, watch = None, training.watch
     if snapshot:
         folder = resume(training.trainer, snapshot, training.job.scratch)
-        training.watch.restore(snapshot.progress)
+        watch.restore(snapshot.progress)
         reporter.info(f"goes on after step {snapshot.step} of {len(training.runner.steps)}, from a checkpoint")
+        if watch.early_stopping and watch.early_stopping.is_over:
+            return
     else:
         prove_layout(training.trainer, training.runner, training.held_out, reporter.info)
-    training.watch.begin()
+    watch.begin()
     try:
         training.trainer.train(resume_from_checkpoint=folder)
     except StageCancelled:
-        training.watch.save(training.trainer)
-        reporter.info(f"asked to stop: a checkpoint of step {training.trainer.state.global_step} is written")
+        if step := int(training.trainer.state.global_step):
+            watch.save(training.trainer)
+            reporter.info(f"asked to stop: a checkpoint of step {step} is written")
         raise
 
 
@@ -198,7 +223,7 @@ def _save(request: TrainRequest, training: Training) -> None:
     (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
 
 
-def _summarize(training: Training, request: TrainRequest, held_out_loss: float) -> Summary:
+def _summarize(training: Training, request: TrainRequest, held_out_loss: float | None) -> Summary:
     job, watch, runner = training.job, training.watch, training.runner
     history = watch.curves.as_history()
     figures: dict[str, Any] = {

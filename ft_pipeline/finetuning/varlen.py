@@ -92,7 +92,9 @@ def tell_rows(batch: dict[str, Any], device: Device) -> dict[str, Any]:
     target = "cuda" if device.is_gpu else "cpu"
     moved = {name: tensor.to(target, non_blocking=True) for name, tensor in batch.items() if name != _LENGTHS}
     if _LENGTHS not in batch:
-        return moved
+        rows, tokens = batch["input_ids"].shape
+        # TRL asks for positions or a mask.
+        return moved | {"position_ids": torch.arange(tokens, device=target).expand(rows, tokens)}
     bounds = torch.nn.functional.pad(batch[_LENGTHS].cumsum(0), (1, 0)).to(target, torch.int32, non_blocking=True)
     most = int(batch[_LENGTHS].max())
     return moved | {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": most, "max_length_k": most}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ft_pipeline.errors import StageCancelled
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot, capture_rng, capture_trainable
 from ft_pipeline.finetuning.curves import Curves
 from ft_pipeline.finetuning.early_stopping import EarlyStopping
 from ft_pipeline.finetuning.guards import LossGuard, name_worst_rows
-from ft_pipeline.finetuning.memory import Layout
 from ft_pipeline.finetuning.step_runner import StepRunner
 from ft_pipeline.processes.reporter import Reporter
 
@@ -68,16 +67,15 @@ class Watch:
         """
         step = int(trainer.state.global_step)
         record = self._record(step, logs)
-        must_save = False
-        if self.early_stopping and self.early_stopping.is_due(step, len(self.runner.steps)):
+        steps = len(self.runner.steps)
+        if self.early_stopping and self.early_stopping.is_due(step, steps):
             record["held_out_loss"] = self.early_stopping.evaluate(trainer, self.runner, step)
             trainer.control.should_training_stop |= self.early_stopping.is_over
-            must_save = True
+            self._saved_at = -math.inf
         self._tell(step, record)
-        if must_save or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+        if step == steps or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
             self.save(trainer)
-        if self.runner.stop_asked:
-            raise StageCancelled("the stage was asked to stop")
+        self.runner.require_no_stop()
         self._step_began = time.perf_counter()
 
     def save(self, trainer: Any) -> None:
@@ -101,7 +99,6 @@ class Watch:
         for record in progress["history"]:
             self._write(record)
         self.trained_tokens, self.train_seconds = progress["trained_tokens"], progress["train_seconds"]
-        self.runner.layout = Layout(**progress["layout"])
         self.runner.stepped_down = progress["stepped_down"]
         if self.early_stopping:
             self.early_stopping.restore(progress["early_stopping"])
@@ -118,6 +115,7 @@ class Watch:
             "trained_tokens": self.trained_tokens,
             "train_seconds": self.train_seconds,
             "layout": asdict(self.runner.layout),
+            "execution": self.runner.job.settings.execution.model_dump(mode="json"),
             "stepped_down": self.runner.stepped_down,
             "early_stopping": self.early_stopping.state() if self.early_stopping else None,
         }
@@ -135,6 +133,8 @@ class Watch:
             "tokens_per_second": self.runner.step_tokens / seconds,
             "seconds": self.train_seconds,
         }
+        if not math.isfinite(record["grad_norm"]):
+            del record["grad_norm"]  # of a step that fp16 skips
         if self.runner.job.device.is_gpu:
             record["vram_gib"] = peak_reserved_bytes() / 2**30
         return record
@@ -161,9 +161,10 @@ class Watch:
 
 
 def losses_by_row(trainer: Any, runner: StepRunner, rows: Sequence[int]) -> dict[int, float]:
-    """Mean loss of each row by itself, with the weights as they are."""
+    """Mean loss of each row by itself, with the weights as they are; the training ends after it."""
     import torch
 
+    trainer.model.eval()
     with torch.no_grad():
         return {
             row: float(

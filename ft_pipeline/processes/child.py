@@ -22,6 +22,10 @@ GRACE_SECONDS = 30.0
 _PROGRESS_SECONDS = 2.0
 
 
+class _Cancel(BaseException):
+    """SIGTERM came. No `Exception`: what libraries catch while they are imported must not swallow it."""
+
+
 class EventReporter:
     """Sends a stage's words and figures to the parent."""
 
@@ -67,6 +71,8 @@ def main(function_name: str, request_name: str, event_descriptor: int) -> int:
     try:
         run, request_model = _find(function_name), _find(request_name)
         summary = run(request_model.model_validate_json(request), events)
+    except _Cancel:
+        events.send("error", type=StageCancelled.__name__, message="the stage was asked to stop")
     except PipelineError as err:
         events.send("error", type=type(err).__name__, message=str(err))
     except Exception as err:  # noqa: BLE001 - the boundary of the process: everything becomes an event
@@ -92,7 +98,7 @@ def _end_group() -> None:
 
 
 def _cancel(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise StageCancelled("the stage was asked to stop")
+    raise _Cancel
 
 
 def _watch_parent() -> None:

@@ -42,9 +42,9 @@ def test_a_jump_ends_the_training_with_its_rule_value_place_and_remedy() -> None
     guard = guard_after([2.0] * 8)
     with pytest.raises(
         TrainingError,
-        match=r"at most 4 nats \(training\.max_loss_jump\) above the median of the last 8 steps, 2\.000; got 6\.010 at "
-        r"step 9\. Rows of this step: data/a\.jsonl:17 .*lower training\.learning_rate, or raise "
-        r"training\.max_loss_jump",
+        match=r"at most 4 nats \(training\.execution\.max_loss_jump\) above the median of the last 8 steps, 2\.000; "
+        r"got 6\.010 at step 9\. Rows of this step: data/a\.jsonl:17 .*lower training\.learning_rate, or raise "
+        r"training\.execution\.max_loss_jump",
     ):
         guard.check(9, 6.01, 1.0, rows)
 

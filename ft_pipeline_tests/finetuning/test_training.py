@@ -98,7 +98,7 @@ def test_early_stopping_ends_the_training_and_keeps_the_best_adapter(tiny_base: 
     settings = {
         "epochs": 8,
         "learning_rate": 0.05,
-        "max_loss_jump": 1000.0,
+        "execution": {"checkpoint_minutes": 0.0, "max_loss_jump": 1000.0},
         "early_stopping": {"evaluate_every_share": 0.05, "patience": 2},
     }
     request = make_request(tmp_path, tiny_base, settings)

@@ -28,7 +28,8 @@ def write_rows(path: Path, count: int, *, first_id: int = 5, poisoned: int | Non
     if poisoned is not None:
         ids[poisoned][-1] = 10**6
     pl.DataFrame(
-        {"input_ids": ids, "labels": labels, "source_file": "data/rows.jsonl", "source_line": range(1, count + 1)},
+        {"input_ids": ids, "labels": labels, "source_file": "data/rows.jsonl", "source_line": range(1, count + 1)}
+        | {"set": "held_out", "position": 0.5},
         schema_overrides={"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "source_line": pl.Int64},
     ).write_parquet(path)
 

@@ -85,7 +85,7 @@ def _choose_dtype(device: Device) -> Any:
     if not device.is_gpu:
         # Few CPUs multiply bf16 in hardware; on the others it is some thirty times slower than fp32.
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device.supports_bf16 else torch.float16
 
 
 def _make_quantization(job: Job) -> Any:

@@ -117,8 +117,11 @@ def _choose_attention(device: Device) -> dict[str, str]:
 
 
 def _declare_length(job: Job) -> int:
-    """Tokens of a row that Unsloth is told of. Below 512 it would keep checkpoints on the card, whatever the micro-batch:
-    2 GiB more at 8B and 5,600 tokens (H200). More than the base's context would stretch its positions."""
+    """Tokens of a row that Unsloth is told of.
+
+    Below 512 it would keep checkpoints on the card, whatever the micro-batch: 2 GiB more at 8B and 5,600 tokens (H200).
+    More than the base's context would stretch its positions.
+    """
     config = read_config(job.base)
     context = (config.get("text_config") or config).get("max_position_embeddings") or job.max_row_tokens
     return max(job.max_row_tokens, min(_OFFLOADED_TOKENS, context))
