@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from ft_pipeline.errors import DatasetError, StageCancelled
+from ft_pipeline.errors import DatasetError
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Summary
 
@@ -56,6 +56,6 @@ def _wait(path: Path) -> None:
     path.write_text(f"{os.getpid()} {child.pid}")
     try:
         time.sleep(60)
-    except StageCancelled:
+    except BaseException:
         path.with_suffix(".checkpoint").touch()
         raise
