@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ft_pipeline.fingerprint import fingerprint
-from ft_pipeline.recipe import LoraSection, TrainingSection
+from ft_pipeline.recipe import EarlyStoppingSection, ExecutionSection, LoraSection, TrainingSection
 
 _scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
@@ -75,8 +75,17 @@ def test_a_tuple_is_a_list() -> None:
 def test_a_nested_model_counts_with_all_its_fields() -> None:
     default = TrainingSection()
     assert fingerprint({"training": default}) == fingerprint({"training": TrainingSection(lora=LoraSection())})
+    others: dict[str, object] = {
+        "backend": "trl",
+        "lora": LoraSection(rank=8),
+        "lr_scheduler": "cosine",
+        "neftune_noise_alpha": 5.0,
+        "optimizer": "adamw_torch",
+        "early_stopping": EarlyStoppingSection(),
+        "execution": ExecutionSection(packing="never"),
+    }
     for name in TrainingSection.model_fields:
-        changed = {"lora": LoraSection(rank=8), "lr_scheduler": "cosine", "optimizer": "adamw_torch"}.get(name)
+        changed = others.get(name)
         value = getattr(default, name)
         if changed is None:
             changed = (not value) if isinstance(value, bool) else value * 2 + 1
