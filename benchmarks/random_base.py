@@ -1,9 +1,14 @@
-"""A base of random weights in the real shape of a known model: good for speed and memory, not for answers."""
+"""A base of random weights in the real shape of a known model: good for speed and memory, not for answers.
+
+python -m benchmarks.random_base FOLDER SHAPE [gsm8k/train.jsonl]
+"""
 
 from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +98,13 @@ def make_random_base(folder: Path, shape: str, texts: list[str]) -> Path:
     return folder
 
 
+def make_base_apart(folder: Path, shape: str, data: Path | None) -> Path:
+    """The same in a process of its own, in which Unsloth is not imported."""
+    arguments = [sys.executable, "-m", "benchmarks.random_base", str(folder), shape, *([str(data)] if data else [])]
+    subprocess.run(arguments, check=True)
+    return folder
+
+
 def _make_tokenizer(texts: list[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -116,3 +128,7 @@ def _make_tokenizer(texts: list[str]) -> Any:
     )
     fast.chat_template = _TEMPLATE
     return fast
+
+
+if __name__ == "__main__":
+    make_random_base(Path(sys.argv[1]), sys.argv[2], read_texts(Path(sys.argv[3]) if len(sys.argv) > 3 else None))

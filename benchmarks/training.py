@@ -10,14 +10,15 @@ included.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.apart import run_apart
+from benchmarks.random_base import make_base_apart
 
 RESULTS = Path(__file__).parent / "results"
 # 6 FLOP a weight and token with every layer computed twice, 4 without, 7.5e9 weights, 790 TFLOP/s of an H200.
@@ -48,11 +49,7 @@ ENTRIES = [
 def run_entry(entry: Entry, base: Path, data: Path | None) -> dict[str, Any]:
     """Train, and give what the process has measured."""
     arguments = [*entry.arguments, "--base", str(base), *(["--data", str(data)] if data else [])]
-    done = subprocess.run([sys.executable, "-m", entry.module, *arguments], capture_output=True, text=True, check=False)
-    found = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not found:
-        raise click.ClickException(f"{entry.name} failed:\n{done.stderr[-4000:]}")
-    return {"name": entry.name, **summarize(found[-1])}
+    return {"name": entry.name, **summarize(run_apart(entry.module, arguments))}
 
 
 def summarize(figures: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +94,7 @@ def main(data: Path | None, base: Path | None, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = base or Path(scratch) / "8b"
         if not base.is_dir():
-            code = "import sys; from benchmarks.vram import make; make(*sys.argv[1:])"
-            subprocess.run([sys.executable, "-c", code, str(base), "8b", str(data or "")], check=True)
+            make_base_apart(base, "8b", data)
         rows = []
         for entry in ENTRIES:
             rows.append(run_entry(entry, base, data))

@@ -7,7 +7,6 @@ Each in a process of its own. Real tokens are counted: padding is left out. Step
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import click
 
+from benchmarks.apart import report
 from benchmarks.random_base import read_texts
 
 ROWS, ACCUMULATION, MAX_TOKENS, RANK = 2, 4, 2048, 16
@@ -176,7 +176,7 @@ def main(name: str, base: Path, data: Path | None, full: bool, steps: int, warm_
     texts = read_texts(data)
     if full:
         texts = fill_rows(texts, ROWS * ACCUMULATION * (steps + 2))
-    click.echo("RESULT " + json.dumps(asdict(measure(name, base, texts, steps, warm_up))))
+    report(asdict(measure(name, base, texts, steps, warm_up)))
 
 
 if __name__ == "__main__":

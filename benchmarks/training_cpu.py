@@ -15,8 +15,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,9 +23,9 @@ from typing import Any
 import click
 import polars as pl
 
+from benchmarks.apart import report, run_apart
+from benchmarks.training_ours import train
 from ft_pipeline.datasets.validated import EVALUATION_FILE, HELD_OUT, TRAIN_FILE, read_row_lengths
-from ft_pipeline.finetuning.job import TrainRequest
-from ft_pipeline.finetuning.trainer import train_adapter
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.recipe import TrainingSection
@@ -52,25 +50,7 @@ def prepare_rows(folder: Path) -> tuple[Path, Path]:
 
 def run_ours(rows: Path, held_out: Path, settings: TrainingSection) -> dict[str, float]:
     """The training stage."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "adapter").mkdir()
-        request = TrainRequest(
-            base=PROJECT / "data" / "base_model",
-            base_name="demo",
-            rows=rows,
-            held_out=held_out,
-            settings=settings,
-            device="cpu",
-            vram_limit_bytes=None,
-            lock_dir=folder / "locks",
-            wait_seconds=1,
-            holder="benchmark",
-            checkpoints=folder / "checkpoints",
-            fingerprint="benchmark",
-            out_dir=folder / "adapter",
-        )
-        figures = train_adapter(request, LogReporter(logging.getLogger("ours"))).figures
+    figures, _ = train(PROJECT / "data" / "base_model", rows, held_out, settings, device="cpu")
     names = ("tokens_per_second", "held_out_loss", "trained_tokens", "steps", "micro_batch_rows", "accumulation_steps")
     return {name: float(str(figures[name])) for name in names}
 
@@ -152,13 +132,8 @@ def _held_out_loss(model: Any, held_out: Path) -> float:
 
 def _apart(kind: str, rows: Path, held_out: Path, settings: TrainingSection, **options: float) -> dict[str, float]:
     arguments = [kind, str(rows), str(held_out), settings.model_dump_json(), json.dumps(options)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training_cpu", *arguments], capture_output=True, text=True, check=False
-    )
-    found = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not found:
-        raise click.ClickException(f"{kind} failed:\n{done.stderr[-4000:]}")
-    return found[-1]  # type: ignore[no-any-return]
+    found: dict[str, float] = run_apart("benchmarks.training_cpu", arguments)
+    return found
 
 
 def compare(pairs: int) -> dict[str, Any]:
@@ -226,7 +201,7 @@ def main(step: tuple[str, ...], pairs: int) -> None:
                 accumulation=int(given["accumulation"]),
                 epochs=given["epochs"],
             )
-        click.echo("RESULT " + json.dumps(found))
+        report(found)
         return
     result = compare(pairs)
     RESULTS.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 import click
 import polars as pl
 
+from benchmarks.apart import report
 from benchmarks.random_base import read_texts
 from benchmarks.training_baselines import MAX_TOKENS, RANK, fill_rows
 from ft_pipeline.finetuning.job import HISTORY_FILE, TrainRequest
@@ -56,23 +57,31 @@ def take_tokens(texts: list[str], base: Path, tokens: int) -> list[str]:
     return taken
 
 
-def measure(
-    base: Path, texts: list[str], settings: TrainingSection, vram_limit_bytes: int | None, warm_up: int
-) -> dict[str, Any]:
-    """Train on the texts and measure the steps after the warm-up."""
+def train(
+    base: Path,
+    rows: Path,
+    held_out: Path,
+    settings: TrainingSection,
+    *,
+    device: str = "auto",
+    vram_limit_bytes: int | None = None,
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Run the training stage in a folder that is removed.
+
+    Returns:
+        Its figures, and those of its steps.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows, held_out, out_dir = folder / "rows.parquet", folder / "held_out.parquet", folder / "adapter"
+        out_dir = folder / "adapter"
         out_dir.mkdir()
-        write_rows(rows, base, texts, MAX_TOKENS)
-        write_rows(held_out, base, texts[:4], MAX_TOKENS)
         request = TrainRequest(
             base=base,
             base_name=base.name,
             rows=rows,
             held_out=held_out,
             settings=settings,
-            device="auto",
+            device=device,
             vram_limit_bytes=vram_limit_bytes,
             lock_dir=folder / "locks",
             wait_seconds=1,
@@ -83,10 +92,22 @@ def measure(
         )
         summary = train_adapter(request, LogReporter(logging.getLogger("training")))
         history = json.loads((out_dir / HISTORY_FILE).read_text(encoding="utf-8"))
+    return dict(summary.figures), history
+
+
+def measure(
+    base: Path, texts: list[str], settings: TrainingSection, vram_limit_bytes: int | None, warm_up: int
+) -> dict[str, Any]:
+    """Train on the texts and measure the steps after the warm-up."""
+    with tempfile.TemporaryDirectory() as name:
+        rows, held_out = Path(name, "rows.parquet"), Path(name, "held_out.parquet")
+        write_rows(rows, base, texts, MAX_TOKENS)
+        write_rows(held_out, base, texts[:4], MAX_TOKENS)
+        figures, history = train(base, rows, held_out, settings, vram_limit_bytes=vram_limit_bytes)
     counted = history[warm_up:]
     tokens = [point["tokens_per_second"] * _step_seconds(history, warm_up + i) for i, point in enumerate(counted)]
     seconds = [_step_seconds(history, warm_up + i) for i in range(len(counted))]
-    return summary.figures | {
+    return figures | {
         "tokens_per_second": sum(tokens) / sum(seconds),
         "median_step_tokens_per_second": statistics.median(point["tokens_per_second"] for point in counted),
         "counted_steps": len(counted),
@@ -130,7 +151,7 @@ def main(  # noqa: PLR0913 - a command line
     else:
         texts = take_tokens(texts, base, steps * batch_tokens)
     limit = None if vram_gib is None else int(vram_gib * 2**30)
-    click.echo("RESULT " + json.dumps(measure(base, texts, settings, limit, warm_up)))
+    report(measure(base, texts, settings, limit, warm_up))
 
 
 if __name__ == "__main__":

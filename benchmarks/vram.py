@@ -3,16 +3,14 @@
     python -m benchmarks.vram --part fit --data gsm8k/train.jsonl      # writes results/vram.{json,md}
     python -m benchmarks.vram --part check --data gsm8k/train.jsonl
 
-The constants of `ft_pipeline/finetuning/memory.py` were fitted to the rows of `fit`; those of `check` were measured
-after they were committed. A base of random weights is made for each shape; each layout runs three optimizer steps of
-the pipeline's own loop.
+What the constants of `ft_pipeline/finetuning/memory.py` were fitted to stands in docs/planner.md; the rows of `check`
+are for measuring after they were committed. A base of random weights is made for each shape; each layout runs three
+optimizer steps of the pipeline's own loop.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any
 
 import click
 
-from benchmarks.random_base import SHAPES, make_random_base, read_texts
+from benchmarks.apart import report, run_apart
+from benchmarks.random_base import SHAPES, make_base_apart, read_texts
 
 RESULTS = Path(__file__).parent / "results"
 _STEPS = 3
@@ -82,15 +81,8 @@ def measure(base: Path, texts: list[str], cases: list[Case]) -> list[dict[str, A
 
 
 def _measure_apart(shape: str, part: str, data: Path | None, folder: Path) -> list[dict[str, Any]]:
-    """In a process of its own: Unsloth patches what it loads, and memory comes back."""
-    arguments = [sys.executable, "-m", "benchmarks.vram", "--part", part, "--shape", shape, "--folder", str(folder)]
-    done = subprocess.run(
-        arguments + (["--data", str(data)] if data else []), capture_output=True, text=True, check=False
-    )
-    found = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode or not found:
-        raise click.ClickException(f"{shape} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    rows: list[dict[str, Any]] = found[-1]
+    arguments = ["--part", part, "--shape", shape, "--folder", str(folder), *(["--data", str(data)] if data else [])]
+    rows: list[dict[str, Any]] = run_apart("benchmarks.vram", arguments)
     return rows
 
 
@@ -121,12 +113,12 @@ def main(part: str, data: Path | None, shape: str | None, folder: Path | None, o
         folder = folder or Path(scratch)
         if shape:
             cases = [case for case in PARTS[part] if case.shape == shape]
-            click.echo("RESULT " + json.dumps(measure(folder / shape, read_texts(data), cases)))
+            report(measure(folder / shape, read_texts(data), cases))
             return
         rows: list[dict[str, Any]] = []
         for name in dict.fromkeys(case.shape for case in PARTS[part]):
             if not (folder / name).is_dir():
-                _make_apart(folder / name, name, data)
+                make_base_apart(folder / name, name, data)
             rows += [row | {"part": part} for row in _measure_apart(name, part, data, folder)]
             click.echo(_to_markdown(rows))
     kept = [row for row in _read(out / "vram.json") if row["part"] != part]
@@ -134,16 +126,6 @@ def main(part: str, data: Path | None, shape: str | None, folder: Path | None, o
     out.mkdir(parents=True, exist_ok=True)
     (out / "vram.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     (out / "vram.md").write_text(_to_markdown(rows), encoding="utf-8")
-
-
-def _make_apart(folder: Path, shape: str, data: Path | None) -> None:
-    code = "import sys; from pathlib import Path; from benchmarks.vram import make; make(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, str(folder), shape, str(data or "")], check=True)
-
-
-def make(folder: str, shape: str, data: str) -> None:
-    """Make the base of a shape; called in a process without Unsloth."""
-    make_random_base(Path(folder), shape, read_texts(Path(data) if data else None))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

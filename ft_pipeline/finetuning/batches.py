@@ -48,8 +48,7 @@ class RowTable:
     def place(self, index: int) -> str:
         """Where a row came from: `file:line`."""
         found = self._rows[[index]].to_pylist()[0]
-        name = "".join(sign if sign.isprintable() else "?" for sign in str(found["source_file"]))
-        return f"{name}:{found['source_line']}"
+        return f"{found['source_file']}:{found['source_line']}"
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:

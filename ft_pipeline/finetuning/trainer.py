@@ -30,7 +30,6 @@ from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.finetuning.preflight import Preflight, examine, plan
 from ft_pipeline.finetuning.probe import prove_layout
-from ft_pipeline.finetuning.schedule import Rows
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner
 from ft_pipeline.finetuning.step_trainer import make_trainer, resume
 from ft_pipeline.finetuning.watch import Watch, peak_reserved_bytes
@@ -139,7 +138,7 @@ def _assemble(
         early_stopping=_open_early_stopping(job, held_out, request),
         reporter=reporter,
         checkpoint_seconds=job.settings.execution.checkpoint_minutes * 60,
-        total_tokens=_count_tokens(found.steps, runner),
+        total_tokens=sum(found.lengths[row] for rows in found.steps for row in rows),
     )
     trainer = make_trainer(job, model, tokenizer, runner, watch)
     backend.settle(model, job)
@@ -167,11 +166,6 @@ def _open_early_stopping(job: Job, held_out: HeldOut, request: TrainRequest) -> 
     if settings is None:
         return None
     return EarlyStopping(settings, held_out.first(settings.max_rows), request.checkpoints / _BEST_DIR)
-
-
-def _count_tokens(steps: list[Rows], runner: StepRunner) -> int:
-    lengths = runner.batches.table.lengths
-    return sum(int(lengths[row]) for rows in steps for row in rows)
 
 
 def _run(training: Training, snapshot: Snapshot | None, reporter: Reporter) -> None:

@@ -13,11 +13,11 @@ from ft_pipeline.datasets.sources.suffixes import find_suffix
 from ft_pipeline.datasets.sources.urls import Url, check_url, is_below, require_below, without_secrets
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
+from ft_pipeline.hub import COMMIT
 from ft_pipeline.recipe import SourceSection
 
 _BATCH_ROWS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PATH = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.*))?")
 _LISTING = "listing.json"
 
@@ -123,7 +123,7 @@ def _write_parquet(split: object, path: Path) -> None:
 
 
 def _require_commit(name: str, revision: str | None) -> str:
-    if revision is None or not _COMMIT.fullmatch(revision):
+    if revision is None or not COMMIT.fullmatch(revision):
         raise SourceError(
             f"{name}: a source of the Hub needs a revision of 40 hex digits, got {revision!r}. A branch moves; "
             "take the commit from the data set's page, Files and versions, History"
