@@ -35,7 +35,18 @@ class Entry:
 
 
 _OURS, _BASELINES = "benchmarks.training_ours", "benchmarks.training_baselines"
-_FULL = ("--full", "--vram-gib", "7", "--steps", "6", "--warm-up", "3", "--execution", '{"micro_batch_tokens": 4096}')
+_FULL = (
+    "--row-tokens",
+    "2048",
+    "--vram-gib",
+    "7",
+    "--steps",
+    "6",
+    "--warm-up",
+    "3",
+    "--execution",
+    '{"micro_batch_tokens": 4096}',
+)
 ENTRIES = [
     Entry("the guide's script", _BASELINES, ("guide", "--steps", "12", "--warm-up", "5")),
     Entry("plain TRL + PEFT", _BASELINES, ("plain", "--steps", "8", "--warm-up", "3")),

@@ -96,14 +96,14 @@ def train(
 
 
 def measure(
-    base: Path, texts: list[str], settings: TrainingSection, vram_limit_bytes: int | None, warm_up: int
+    base: Path, texts: list[str], row_tokens: int, settings: TrainingSection, limit: int | None, warm_up: int
 ) -> dict[str, Any]:
-    """Train on the texts and measure the steps after the warm-up."""
+    """Train on the texts, cut to `row_tokens`, within `limit` bytes, and measure the steps after the warm-up."""
     with tempfile.TemporaryDirectory() as name:
         rows, held_out = Path(name, "rows.parquet"), Path(name, "held_out.parquet")
-        write_rows(rows, base, texts, MAX_TOKENS)
-        write_rows(held_out, base, texts[:4], MAX_TOKENS)
-        figures, history = train(base, rows, held_out, settings, vram_limit_bytes=vram_limit_bytes)
+        write_rows(rows, base, texts, row_tokens)
+        write_rows(held_out, base, texts[:4], row_tokens)
+        figures, history = train(base, rows, held_out, settings, vram_limit_bytes=limit)
     counted = history[warm_up:]
     tokens = [point["tokens_per_second"] * _step_seconds(history, warm_up + i) for i, point in enumerate(counted)]
     seconds = [_step_seconds(history, warm_up + i) for i in range(len(counted))]
@@ -122,7 +122,7 @@ def _step_seconds(history: list[dict[str, float]], index: int) -> float:
 @click.option("--base", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="JSONL; else rows are made up.")
 @click.option("--vram-gib", type=float, help="Stand in for a card of this size.")
-@click.option("--full", is_flag=True, help="Rows of 2,048 tokens.")
+@click.option("--row-tokens", type=click.IntRange(max=MAX_TOKENS), help="Rows of this length; else texts as they are.")
 @click.option("--execution", default="{}", help="JSON of training.execution.")
 @click.option("--batch-tokens", default=16384)
 @click.option("--steps", default=14)
@@ -132,7 +132,7 @@ def main(  # noqa: PLR0913 - a command line
     base: Path,
     data: Path | None,
     vram_gib: float | None,
-    full: bool,
+    row_tokens: int | None,
     execution: str,
     batch_tokens: int,
     steps: int,
@@ -146,12 +146,12 @@ def main(  # noqa: PLR0913 - a command line
         execution=ExecutionSection.model_validate_json(execution),
     )
     texts = read_texts(data)
-    if full:
-        texts = fill_rows(texts, steps * batch_tokens // MAX_TOKENS)
+    if row_tokens:
+        texts = fill_rows(texts, steps * batch_tokens // row_tokens)
     else:
         texts = take_tokens(texts, base, steps * batch_tokens)
     limit = None if vram_gib is None else int(vram_gib * 2**30)
-    report(measure(base, texts, settings, limit, warm_up))
+    report(measure(base, texts, row_tokens or MAX_TOKENS, settings, limit, warm_up))
 
 
 if __name__ == "__main__":

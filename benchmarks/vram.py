@@ -2,6 +2,7 @@
 
     python -m benchmarks.vram --part fit --data gsm8k/train.jsonl      # writes results/vram.{json,md}
     python -m benchmarks.vram --part check --data gsm8k/train.jsonl
+    python -m benchmarks.vram --part check --data gsm8k/train.jsonl --at-once 4   # where the card holds so many
 
 What the constants of `ft_pipeline/finetuning/memory.py` were fitted to stands in docs/planner.md; the rows of `check`
 are for measuring after they were committed. A base of random weights is made for each shape; each layout runs three
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,8 @@ def measure(base: Path, texts: list[str], cases: list[Case]) -> list[dict[str, A
 
 
 def _measure_apart(shape: str, part: str, data: Path | None, folder: Path) -> list[dict[str, Any]]:
+    if not (folder / shape).is_dir():
+        make_base_apart(folder / shape, shape, data)
     arguments = ["--part", part, "--shape", shape, "--folder", str(folder), *(["--data", str(data)] if data else [])]
     rows: list[dict[str, Any]] = run_apart("benchmarks.vram", arguments)
     return rows
@@ -106,8 +110,9 @@ def _to_markdown(rows: list[dict[str, Any]]) -> str:
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="JSONL; else rows are made up.")
 @click.option("--shape", type=click.Choice(sorted(SHAPES)), help="Only this one, printed.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where bases are made, and kept.")
+@click.option("--at-once", default=1, help="Shapes that are measured side by side, each in its own process.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-def main(part: str, data: Path | None, shape: str | None, folder: Path | None, out: Path) -> None:
+def main(*, part: str, data: Path | None, shape: str | None, folder: Path | None, at_once: int, out: Path) -> None:
     """Measure all layouts of a part."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = folder or Path(scratch)
@@ -115,12 +120,12 @@ def main(part: str, data: Path | None, shape: str | None, folder: Path | None, o
             cases = [case for case in PARTS[part] if case.shape == shape]
             report(measure(folder / shape, read_texts(data), cases))
             return
-        rows: list[dict[str, Any]] = []
-        for name in dict.fromkeys(case.shape for case in PARTS[part]):
-            if not (folder / name).is_dir():
-                make_base_apart(folder / name, name, data)
-            rows += [row | {"part": part} for row in _measure_apart(name, part, data, folder)]
-            click.echo(_to_markdown(rows))
+        where = folder
+        with ThreadPoolExecutor(at_once) as pool:
+            shapes = dict.fromkeys(case.shape for case in PARTS[part])
+            found = pool.map(lambda name: _measure_apart(name, part, data, where), shapes)
+            rows = [row | {"part": part} for rows in found for row in rows]
+    click.echo(_to_markdown(rows))
     kept = [row for row in _read(out / "vram.json") if row["part"] != part]
     rows = sorted(kept + rows, key=lambda row: row["part"] != "fit")
     out.mkdir(parents=True, exist_ok=True)

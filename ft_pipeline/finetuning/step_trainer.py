@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from ft_pipeline.finetuning.backends.adapter import make_optimizer_groups
 from ft_pipeline.finetuning.checkpoints import Snapshot, restore_rng, restore_trainable
 from ft_pipeline.finetuning.job import Job
+from ft_pipeline.finetuning.optimizers import make_optimizer
 from ft_pipeline.finetuning.step_runner import StepRunner
 
 # The library's `constant` knows no warm-up.
@@ -77,7 +77,7 @@ def _define_trainer(runner: StepRunner, observer: Observer) -> Any:
         def create_optimizer(self, model: Any = None) -> Any:  # noqa: ARG002
             if self.optimizer is None:
                 optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-                self.optimizer = optimizer(make_optimizer_groups(self.model, runner.job.settings), **arguments)
+                self.optimizer = make_optimizer(optimizer, arguments, self.model, runner.job.settings)
             return self.optimizer
 
         def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,19 @@ def probe_gpu(backend: str) -> dict[str, Any]:
         return {"checkpointed": flags, **trained.compare_layouts()}
 
 
+def probe_recompute(backend: str, families: list[str]) -> dict[str, Any]:
+    """On the GPU: whether a family's layers leave a product out, and what all layers computed twice do to gradients."""
+    from ft_pipeline.finetuning.backends.lean_recompute import skip_unread_products
+
+    found = {}
+    for family in families:
+        with _open(backend, family, layout={"device": "auto", "checkpointed_layers": 2}) as trained:
+            trained.randomize()
+            is_lean = skip_unread_products(trained.model)
+            found[family] = {"is_lean": is_lean, **trained.compare_checkpointing()}
+    return found
+
+
 def save_adapters(backend: str, folder: str, variants: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A base, adapters on it as this backend saves them, and the logits that the model had with each."""
     import torch
@@ -171,7 +184,9 @@ class Trained:
             grads.append(self.gradients(batch))
         return {
             "checkpointed": flags,
-            "gradient_differences": [float((grads[1][name] - grad).abs().max()) for name, grad in grads[0].items()],
+            "gradient_differences": [
+                float((grads[1][name] - grad).norm() / grad.norm().clamp(min=1e-12)) for name, grad in grads[0].items()
+            ],
         }
 
     def evaluate_between(self) -> dict[str, Any]:

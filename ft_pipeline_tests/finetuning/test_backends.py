@@ -17,10 +17,10 @@ from ft_pipeline.finetuning.backends.adapter import (
     check_modules_to_save,
     check_target_modules,
     lora_arguments,
-    make_optimizer_groups,
 )
 from ft_pipeline.finetuning.batches import lay_flat, pad_rows
 from ft_pipeline.finetuning.device import find_device
+from ft_pipeline.finetuning.optimizers import make_optimizer, make_optimizer_groups
 from ft_pipeline.merging.merge import MergeRequest, merge_adapter
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.recipe import TrainingSection
@@ -156,6 +156,18 @@ def test_a_gpu_packs_rows_and_switches_layers_as_the_cpu_does(backend: str) -> N
     assert found["dtypes"] == ["torch.float32"]
 
 
+@pytest.mark.gpu
+def test_layers_computed_twice_on_a_gpu_have_the_gradients_of_kept_ones() -> None:
+    if not find_device("auto").is_gpu:
+        pytest.skip("needs a CUDA device")
+    lean = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "gemma2": False}
+    found = in_own_process("probe_recompute", backend="unsloth", families=list(lean))
+    assert {family: probed["is_lean"] for family, probed in found.items()} == lean
+    for family, probed in found.items():
+        assert probed["checkpointed"] == [0, 2, 0]
+        assert max(probed["gradient_differences"]) < 0.01, family
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _libraries() -> None:
     """What third parties warn of while they are imported is not ours to fail on."""
@@ -282,3 +294,28 @@ def test_padded_rows_are_passed_on_as_they_are(backend: str) -> None:
     found = BACKENDS[backend].adapt(batch, find_device("cpu"))
     for name, tensor in batch.items():
         assert found[name].tolist() == tensor.tolist()
+
+
+def test_an_8_bit_optimizer_that_does_not_wait_steps_like_the_library() -> None:
+    import torch
+    from bitsandbytes.optim import AdamW
+
+    def train(make: Any) -> list[Any]:
+        torch.manual_seed(0)
+        # One tensor with 8-bit moments, one that is too small for them, one without a gradient.
+        model = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.randn(n)) for name, n in _SIZES.items()})
+        optimizer = make(model)
+        for _ in range(3):
+            for name in ("large", "small"):
+                model[name].grad = torch.randn_like(model[name])
+            optimizer.step()
+        return list(model.parameters())
+
+    arguments = {"lr": 0.01, "optim_bits": 8}
+    settings = TrainingSection(learning_rate=0.01, weight_decay=0.0)
+    ours = train(lambda model: make_optimizer(AdamW, arguments, model, settings))
+    theirs = train(lambda model: AdamW(model.parameters(), weight_decay=0.0, **arguments))
+    assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+
+
+_SIZES = {"large": 8192, "small": 64, "idle": 64}

@@ -1,4 +1,4 @@
-"""The adapter that the recipe asks for, on any model: which modules it changes, and how each part of it learns."""
+"""The adapter that the recipe asks for, on any model: which modules it changes, and what of them is trained."""
 
 from __future__ import annotations
 
@@ -81,22 +81,6 @@ def train_in_float32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-
-
-def make_optimizer_groups(model: Any, settings: TrainingSection) -> list[dict[str, Any]]:
-    """Trainable parameters with their learning rate and weight decay, as torch's optimizers take them.
-
-    LoRA's B matrices learn faster by the recipe's ratio. Source of LoRA+: Hayou et al. 2024, arXiv:2402.12354. Vectors
-    (norms, biases, DoRA's magnitudes) do not decay.
-    """
-    ratio = settings.lora.loraplus_lr_ratio or 1.0
-    groups: dict[tuple[float, float], list[Any]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = settings.learning_rate * (ratio if ".lora_B." in name else 1.0)
-            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
 
 def _find_linear(model: Any) -> set[str]:

@@ -14,6 +14,7 @@ from ft_pipeline.base_model import read_config
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.backends.adapter import lora_arguments, train_in_float32
 from ft_pipeline.finetuning.backends.environment import set_environment
+from ft_pipeline.finetuning.backends.lean_recompute import skip_unread_products
 from ft_pipeline.finetuning.backends.recompute import recompute_all_or_none
 from ft_pipeline.finetuning.device import Device
 from ft_pipeline.finetuning.varlen import give_unsloth_varlen, register_attention, tell_rows
@@ -33,6 +34,9 @@ class UnslothBackend:
         set_environment(job)
         os.environ["UNSLOTH_COMPILE_LOCATION"] = str(job.scratch / "unsloth")
         os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+        # Compiled decoder layers: 11,050 tokens/s and 16,450 without checkpoints; as they are: 11,120 and 16,790 (8B,
+        # rank 16, 16,500 packed tokens a step, H200), and no minute of compiling.
+        os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"
 
     def load(self, job: Job) -> tuple[Any, Any]:
         """Unsloth's model with a fresh adapter, and the tokenizer.
@@ -68,6 +72,8 @@ class UnslothBackend:
                 job.device.label,
             )
         model = _add_adapter(model, job)
+        if job.device.is_gpu:
+            skip_unread_products(model)
         self.set_checkpointed_layers(model, layout.checkpointed_layers)
         return model, tokenizer
 
