@@ -39,7 +39,8 @@ def measure(case: Case, base: Path, data: Path | None) -> dict[str, Any]:
     """Train some steps."""
     arguments = ["--base", str(base), "--vram-gib", str(case.card_gib), "--row-tokens", str(case.row_tokens)]
     arguments += ["--steps", "5", "--warm-up", "2", *(["--data", str(data)] if data else [])]
-    return asdict(case) | run_apart("benchmarks.training_ours", arguments)
+    found: dict[str, Any] = run_apart("benchmarks.training_ours", arguments)
+    return asdict(case) | found
 
 
 def to_markdown(rows: list[dict[str, Any]]) -> str:
