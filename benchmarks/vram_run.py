@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,21 @@ from ft_pipeline.finetuning.backends import BACKENDS
 from ft_pipeline.finetuning.batches import RowTable
 from ft_pipeline.finetuning.device import find_device
 from ft_pipeline.finetuning.job import Job
-from ft_pipeline.finetuning.memory import Layout, predict_memory
+from ft_pipeline.finetuning.memory import Layout
 from ft_pipeline.finetuning.planner import RowLengths, plan_training
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner
 from ft_pipeline.finetuning.step_trainer import make_trainer
 from ft_pipeline.recipe import LoraSection, TrainingSection
 
 
-class _Clock:
-    """Takes the time from step to step."""
-
-    def __init__(self, runner: StepRunner) -> None:
-        self._runner = runner
-        self._began = time.perf_counter()
-        self.rates: list[float] = []
+class _Unwatched:
+    """Nothing is wrong with random weights, and nobody follows them."""
 
     def judge(self, trainer: Any, index: int, loss: float) -> None:
-        """Nothing is wrong with random weights."""
+        """Before the optimizer."""
 
-    def __call__(self, trainer: Any, logs: dict[str, float]) -> None:  # noqa: ARG002 - an observer's
-        """A step is over."""
-        now = time.perf_counter()
-        self.rates.append(self._runner.step_tokens / (now - self._began))
-        self._began = now
+    def __call__(self, trainer: Any, logs: dict[str, float]) -> None:
+        """After it."""
 
 
 def _refuse(message: str) -> None:
@@ -75,7 +66,7 @@ class Bench:
         self._is_offloaded = plan.layout.offload_embeddings
 
     def run(self, case: Case, steps: int) -> dict[str, Any]:
-        """Some optimizer steps of one micro-batch each; predicted and measured peak."""
+        """Some optimizer steps of one micro-batch each; the peak."""
         import torch
 
         layers = self._architecture.layers
@@ -92,17 +83,14 @@ class Bench:
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        trainer, clock = self._make_trainer(layout, case, steps)
+        trainer = self._make_trainer(layout, case, steps)
         trainer.train()
         measured = torch.cuda.max_memory_reserved()
-        memory = predict_memory(self._architecture, self._settings, layout, "gpu")
         del trainer
         return {
             "kept_layers": kept,
-            "predicted_gib": memory.reserved_bytes / 2**30,
             "measured_gib": measured / 2**30,
             "allocated_gib": torch.cuda.max_memory_allocated() / 2**30,
-            "tokens_per_second": clock.rates[-1],
             "device": torch.cuda.get_device_name(),
         }
 
@@ -111,7 +99,7 @@ class Bench:
         if layout.offload_embeddings and not self._is_offloaded:
             self._is_offloaded = self._backend.offload_embeddings(self._model)
 
-    def _make_trainer(self, layout: Layout, case: Case, steps: int) -> tuple[Any, _Clock]:
+    def _make_trainer(self, layout: Layout, case: Case, steps: int) -> Any:
         job = replace(self._job, plan=replace(self._job.plan, layout=layout))
         counts = self._write_rows(case, steps)
         table = RowTable(self._scratch / "rows.parquet", cache_dir=self._scratch / f"cache-{id(case)}")
@@ -122,10 +110,9 @@ class Bench:
             steps=[tuple(range(bounds[step], bounds[step + 1])) for step in range(steps)],
             tell=_refuse,
         )
-        clock = _Clock(runner)
-        trainer = make_trainer(job, self._model, self._tokenizer, runner, clock)
+        trainer = make_trainer(job, self._model, self._tokenizer, runner, _Unwatched())
         self._backend.settle(self._model, job)
-        return trainer, clock
+        return trainer
 
     def _write_rows(self, case: Case, steps: int) -> list[int]:
         """Rows of each step: of the full length, or short ones that fill as many tokens."""

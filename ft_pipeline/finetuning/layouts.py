@@ -24,6 +24,8 @@ from ft_pipeline.recipe import TrainingSection
 _CPU_MICRO_BATCH_TOKENS = 4096
 # Fewer tokens at once are never faster, so a long list of small micro-batches is thinned.
 _ALL_UP_TO = 32
+# In sixteenths of the layers.
+_CHECKPOINTING_STEPS = 16
 # Of a card that no figures are known for, only which layout is faster than which counts.
 _REFERENCE_CARD = "rtx4090"
 
@@ -111,7 +113,7 @@ def _list_checkpointing(goal: Goal, is_gpu: bool) -> list[int]:
         return [0]
     if goal.training.backend == "trl":
         return [0, layers]
-    return sorted({0, layers // 4, layers // 2, 3 * layers // 4, layers})
+    return sorted({round(layers * share / _CHECKPOINTING_STEPS) for share in range(_CHECKPOINTING_STEPS + 1)})
 
 
 def _list_optimizers(goal: Goal, is_gpu: bool) -> tuple[str, ...]:

@@ -22,30 +22,32 @@ _MIB = 2**20
 class ActivationCost:
     """16-bit values a token that one decoder layer needs, in multiples of its widths.
 
-    `kept_*`: kept for backward. `live_*`: on top of that while the layer's own backward runs. `checkpoint_hidden`: what
-    stays on the card of a layer that is computed twice.
+    `kept_*`: kept for backward. `padded_query`: kept besides if rows are padded. `live_*`: on top of that while the
+    layer's own backward runs. `checkpoint_hidden`: what stays on the card of a layer that is computed twice.
     """
 
     kept_hidden: float
     kept_query: float
     kept_key: float
     kept_intermediate: float
+    padded_query: float
     live_hidden: float
     live_intermediate: float
     checkpoint_hidden: float
 
 
-# Kept, counted in unsloth/kernels (rms_layernorm, fast_lora, rope_embedding): what both norms read and give (4 hidden,
-# of which compiled layers share some), queries and attention's output (2), keys and values (2), gate and up (2). The
-# hidden ones are fitted to an H200, 8B and 1B: 3.65 from micro-batches of 2,048 to 16,520 tokens with 8 to 32 layers
-# kept (13.28 to 61.22 GiB), 2.85 live from 2,048 to 16,384 tokens with every layer computed twice (6.38 to 8.86 GiB).
-# Checkpoints lie in the host's memory.
+# Kept, counted in unsloth/kernels (rms_layernorm, fast_lora, rope_embedding): what both norms read and give (4 hidden),
+# queries and attention's output (2), keys and values (2), gate and up (2); of padded rows the output once more, as it
+# is laid out anew. Micro-batches of 2,048 to 16,520 tokens with 8 to 32 layers kept (H200, 8B) bear that out: 13.28 to
+# 61.22 GiB. Live is fitted to 2,048 to 16,384 tokens with every layer computed twice (6.38 to 8.86 GiB). Checkpoints
+# lie in the host's memory.
 _UNSLOTH = ActivationCost(
-    kept_hidden=3.65,
+    kept_hidden=4.0,
     kept_query=2.0,
     kept_key=2.0,
     kept_intermediate=2.0,
-    live_hidden=2.85,
+    padded_query=1.0,
+    live_hidden=2.5,
     live_intermediate=2.0,
     checkpoint_hidden=0.0,
 )
@@ -56,6 +58,7 @@ _TRL = ActivationCost(
     kept_query=4.0,
     kept_key=4.0,
     kept_intermediate=5.0,
+    padded_query=0.0,
     live_hidden=8.0,
     live_intermediate=4.0,
     checkpoint_hidden=1.0,
@@ -252,7 +255,7 @@ def _count_activations(
         kept = tokens * hidden * COEFFICIENTS.cpu_hidden * 4 * layers
         return kept, tokens * architecture.vocabulary_size * 4
     cost = _ACTIVATIONS[training.backend]
-    kept_a_layer = 2 * tokens * _count_kept(architecture, cost)
+    kept_a_layer = 2 * tokens * _count_kept(architecture, cost, layout.packing)
     live = 2 * tokens * (cost.live_hidden * hidden + cost.live_intermediate * architecture.intermediate_size)
     if layout.checkpointed_layers:
         live += kept_a_layer
@@ -262,10 +265,10 @@ def _count_activations(
     return kept + live, max(0.0, loss - live)
 
 
-def _count_kept(architecture: Architecture, cost: ActivationCost) -> float:
+def _count_kept(architecture: Architecture, cost: ActivationCost, is_packed: bool) -> float:
     return (
         cost.kept_hidden * architecture.hidden_size
-        + cost.kept_query * architecture.query_size
+        + (cost.kept_query + (0 if is_packed else cost.padded_query)) * architecture.query_size
         + cost.kept_key * architecture.key_size
         + cost.kept_intermediate * architecture.intermediate_size
     )

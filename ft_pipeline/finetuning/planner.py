@@ -24,6 +24,8 @@ __all__ = ["RowLengths", "Shortage", "TrainingPlan", "find_plan", "plan_training
 _GIB = 2**30
 # Among layouts this near to the fastest one the simplest is taken.
 _NEAR_SHARE = 0.01
+# Of the budget, left free where anything fits so: about what predictions are off by. Else what takes least is planned.
+_SPARE_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -137,28 +139,33 @@ def find_plan(goal: Goal, budget_bytes: int) -> TrainingPlan | Shortage:
         TrainingError: the recipe names modules that the model lacks, or a rank above its hidden size.
     """
     predicted = {layout: goal.predict_memory(layout) for layout in list_layouts(goal)}
-    fitting = {layout: memory for layout, memory in predicted.items() if memory.total_bytes <= budget_bytes}
-    if not fitting:
+    layout = _choose(goal, predicted, budget_bytes)
+    if layout is None:
         least = min(predicted.values(), key=lambda memory: memory.total_bytes)
         return Shortage(least, budget_bytes, list_remedies(goal, budget_bytes), goal.card)
-    layout = _choose(goal, fitting)
     return TrainingPlan(
         layout=layout,
         layers=goal.architecture.layers,
         accumulation_steps=goal.count_passes(layout),
-        memory=fitting[layout],
+        memory=predicted[layout],
         time=goal.predict_time(layout) if goal.card else None,
         notes=_note(goal, layout),
     )
 
 
-def _choose(goal: Goal, fitting: dict[Layout, MemoryPrediction]) -> Layout:
+def _choose(goal: Goal, predicted: dict[Layout, MemoryPrediction], budget_bytes: int) -> Layout | None:
+    needs = {layout: memory.total_bytes for layout, memory in predicted.items() if memory.total_bytes <= budget_bytes}
     # A paged optimizer waits for the host in a way that is not predicted: only where nothing else fits.
-    resident = [layout for layout in fitting if not layout.optimizer.startswith("paged")] or list(fitting)
-    rates = {layout: goal.predict_time(layout).tokens_per_second for layout in resident}
+    needs = {layout: size for layout, size in needs.items() if not layout.optimizer.startswith("paged")} or needs
+    if not needs:
+        return None
+    spare = [layout for layout, size in needs.items() if size <= budget_bytes * (1 - _SPARE_SHARE)]
+    if not spare:
+        return min(needs, key=lambda layout: needs[layout])
+    rates = {layout: goal.predict_time(layout).tokens_per_second for layout in spare}
     near = max(rates.values()) * (1 - _NEAR_SHARE)
     candidates = [layout for layout, rate in rates.items() if rate >= near]
-    return min(candidates, key=lambda layout: (layout.offload_embeddings, fitting[layout].total_bytes))
+    return min(candidates, key=lambda layout: (layout.offload_embeddings, needs[layout]))
 
 
 def _note(goal: Goal, layout: Layout) -> tuple[str, ...]:

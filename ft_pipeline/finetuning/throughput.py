@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ft_pipeline.finetuning.architecture import Architecture
+from ft_pipeline.finetuning.architecture import Architecture, find_targets
 from ft_pipeline.finetuning.cards import Card
 from ft_pipeline.finetuning.memory import Layout, count_trainable
 from ft_pipeline.finetuning.row_lengths import RowLengths
@@ -22,18 +22,20 @@ _DEQUANTIZE_BYTES = 2.5
 # Causal attention forward and backward (3.5 forwards, as flash attention recomputes): Dao 2023, arXiv:2307.08691, 4.1.
 _ATTENTION_FORWARD = 2
 _ATTENTION_PASSES = 3.5
-# Python and launches of one layer, forward and backward, whatever its size, and more where it is computed twice: 0.22 s
-# a pass of 970 tokens through an 8B that keeps all (H200), 0.34 s of 2,048 computed twice.
-_LAYER_FLOOR_SECONDS = 7e-3
-_TWICE_FLOOR_SECONDS = 3e-3
-# The same of plain TRL: 0.9 s a pass (2 rows of 153 tokens, 342 tokens/s).
-_TRL_FLOORS = 2.8
+# Python and launches of one layer, forward and backward, whatever its size, and more where it is computed twice: an 8B
+# on an H200 takes 0.30 s a pass of 2,048 tokens that keeps all (6,781 tokens/s), 0.34 s computed twice (5,987).
+_LAYER_FLOOR_SECONDS = 9.4e-3
+_TWICE_FLOOR_SECONDS = 1.2e-3
+# The same of plain TRL: 0.72 s a pass (2 rows of 153 tokens, 426 tokens/s).
+_TRL_FLOORS = 2.1
 # Optimizer, clipping, loss scaling: some passes over the adapter, and Python.
 _STEP_SECONDS = 0.03
-# Rows of embeddings from the host's memory over PCIe, which nothing hides.
-_HOST_GB_PER_S = 10.0
-# Plain TRL against Unsloth, full rows of an 8B on the H200: 5,414 and 9,836 tokens/s.
-_TRL_SHARE = 0.55
+# Rows of embeddings from the host's memory, which nothing hides: 9,414 tokens/s instead of 9,829 (8B, H200).
+_HOST_GB_PER_S = 1.9
+# Plain TRL against Unsloth: full rows of an 8B on the H200, 5,414 tokens/s.
+_TRL_SHARE = 0.62
+_LEAN_FAMILIES = {"Llama", "Mistral", "Qwen2", "Qwen3"}
+_MLP = {"gate_proj", "up_proj", "down_proj"}
 # Two cores, a Llama of 3.5M: 2,500 tokens/s by 8 rows of 100 tokens, 4,400 by 32. Only compares layouts.
 REFERENCE_CPU = Card("cpu", "CPU", 0, 0.2, 20, (0, 0), efficiency=0.5, launch_seconds=10e-3)
 
@@ -79,12 +81,22 @@ def predict_time(
 def count_flops(architecture: Architecture, training: TrainingSection, layout: Layout, attended_tokens: float) -> float:
     """Floating point operations a token, forward and backward."""
     twice = layout.checkpointed_layers / architecture.layers
-    products = architecture.linear_parameters * (4 + 2 * twice)
+    products = architecture.linear_parameters * (4 + 2 * twice) - _count_left_out(architecture, training) * 2 * twice
     # The fused loss computes the logits of a chunk again instead of keeping them.
     head = architecture.vocabulary_size * architecture.hidden_size * 6
     adapters = count_trainable(architecture, training) * (6 + 2 * twice)
     attention = architecture.layers * architecture.query_size * attended_tokens * _ATTENTION_FORWARD
     return products + head + adapters + attention * (_ATTENTION_PASSES + twice)
+
+
+def _count_left_out(architecture: Architecture, training: TrainingSection) -> int:
+    """Weights of the products that are not computed again: see `backends/lean_recompute.py`."""
+    lora = training.lora
+    is_fused = training.backend == "unsloth" and not lora.use_dora and architecture.family in _LEAN_FAMILIES
+    if not is_fused or not set(find_targets(architecture, lora.target_modules, lora.rank)) >= _MLP:
+        return 0
+    rows, columns = architecture.linears["down_proj"]
+    return architecture.layers * rows * columns
 
 
 def _floor_seconds(architecture: Architecture, training: TrainingSection, layout: Layout, card: Card) -> float:

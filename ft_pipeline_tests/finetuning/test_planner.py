@@ -59,7 +59,7 @@ def test_more_memory_never_makes_it_slower() -> None:
     rates = [_plan(gib).time.tokens_per_second for gib in (8, 10, 12, 16, 24, 48, 80, 140)]  # type: ignore[union-attr]
     # Of layouts within 1 % the one that takes least is taken.
     assert all(later >= 0.99 * earlier for earlier, later in pairwise(rates))
-    assert rates[-1] > 1.4 * rates[0]
+    assert rates[-1] > 1.3 * rates[0]
 
 
 def test_the_fastest_layout_that_fits_is_taken() -> None:
@@ -98,7 +98,7 @@ def test_real_steps_go_through_in_about_as_many_passes_as_planned() -> None:
         assert passes == pytest.approx(plan.accumulation_steps, abs=1)
 
 
-@pytest.mark.parametrize(("wanted", "layers"), [("always", {32}), ("never", {0}), ("auto", {0, 8, 16, 24, 32})])
+@pytest.mark.parametrize(("wanted", "layers"), [("always", {32}), ("never", {0}), ("auto", set(range(0, 33, 2)))])
 def test_the_recipes_word_on_checkpointing_holds(wanted: str, layers: set[int]) -> None:
     goal = Goal(_8B, _with(gradient_checkpointing=wanted), _FULL, "gpu")
     assert {layout.checkpointed_layers for layout in list_layouts(goal)} == layers
@@ -133,6 +133,13 @@ def test_the_optimizer_is_paged_only_where_nothing_else_fits() -> None:
     assert "paged from the host's memory, as nothing else fits" in short.notes[0]
 
 
+def test_two_percent_of_the_budget_stay_free_where_that_is_possible() -> None:
+    assert _plan(10).memory.total_bytes <= 0.98 * 10 * _GIB
+    goal = Goal(_8B, _GUIDE, _FULL, "gpu")
+    least = min(goal.predict_memory(layout).total_bytes for layout in list_layouts(goal))
+    assert plan_training(_8B, _GUIDE, _FULL, least, "gpu").memory.total_bytes == least
+
+
 def test_an_optimizer_that_is_named_is_taken() -> None:
     assert _plan(24, TrainingSection(optimizer="adamw_torch")).layout.optimizer == "adamw_torch"
 
@@ -144,7 +151,7 @@ def test_embeddings_go_to_the_host_only_for_speed_or_need() -> None:
 
 
 def test_an_8b_goes_as_two_full_rows_inside_7_gib_with_its_embeddings_on_the_host() -> None:
-    plan = plan_training(_8B, _GUIDE, _FULL, 7 * _GIB, "gpu", CARDS["h200"])
+    plan = plan_training(_8B, _with(micro_batch_tokens=4096), _FULL, 7 * _GIB, "gpu", CARDS["h200"])
     assert (plan.layout.micro_batch_rows, plan.layout.checkpointed_layers) == (2, 32)
     assert plan.layout.offload_embeddings
     # Measured with this layout and limit: 5.88 GiB.
