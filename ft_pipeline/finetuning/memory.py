@@ -257,7 +257,8 @@ def _count_activations(
     cost = _ACTIVATIONS[training.backend]
     kept_a_layer = 2 * tokens * _count_kept(architecture, cost, layout.packing)
     live = 2 * tokens * (cost.live_hidden * hidden + cost.live_intermediate * architecture.intermediate_size)
-    if layout.checkpointed_layers:
+    if layout.checkpointed_layers == architecture.layers:
+        # Else the last layer keeps what it computed (Unsloth's `skip_checkpointing`), and it comes first in backward.
         live += kept_a_layer
     kept = (architecture.layers - layout.checkpointed_layers) * kept_a_layer
     kept += layout.checkpointed_layers * cost.checkpoint_hidden * 2 * tokens * hidden

@@ -30,7 +30,7 @@ from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.finetuning.preflight import Preflight, examine, plan
 from ft_pipeline.finetuning.probe import prove_layout
-from ft_pipeline.finetuning.step_runner import Batches, StepRunner
+from ft_pipeline.finetuning.step_runner import Batches, StepRunner, free_cached_memory
 from ft_pipeline.finetuning.step_trainer import make_trainer, resume
 from ft_pipeline.finetuning.watch import Watch, peak_reserved_bytes
 from ft_pipeline.plots import save_training_plots
@@ -142,6 +142,8 @@ def _assemble(
     )
     trainer = make_trainer(job, model, tokenizer, runner, watch)
     backend.settle(model, job)
+    # Loading leaves up to 1.3 GiB behind (13B): tensors in reference cycles, and what the allocator keeps.
+    free_cached_memory()
     return Training(job, model, trainer, runner, watch, held_out)
 
 
