@@ -48,6 +48,11 @@ class Case:
     kept: int = 0
     offload: bool = False
 
+    @property
+    def base(self) -> str:
+        """What is loaded for it: shape and rank."""
+        return f"{self.shape}:{self.rank}"
+
 
 FIT = [
     Case("8b", 16, 1, 2048, packing=True),
@@ -62,6 +67,11 @@ FIT = [
     Case("13b", 32, 1, 1024, packing=True),
     Case("13b", 32, 2, 2048, packing=True),
     Case("13b", 32, 2, 1024, packing=False, kept=-1),
+    Case("8b", 128, 16, 512, packing=True, kept=16),
+    Case("8b", 128, 2, 2048, packing=True, kept=4),
+    Case("8b", 128, 4, 1024, packing=True, kept=12),
+    Case("8b", 128, 2, 2048, packing=True, kept=24),
+    Case("13b", 16, 4, 1024, packing=True, kept=10),
 ]
 CHECK = [
     Case("7b", 8, 4, 512, packing=False),
@@ -70,13 +80,8 @@ CHECK = [
     Case("1b", 128, 8, 1024, packing=True),
     Case("1b", 128, 2, 4096, packing=False, kept=-1),
     Case("8b", 128, 1, 8192, packing=True),
-    Case("8b", 128, 16, 512, packing=True, kept=16),
-    Case("8b", 128, 2, 2048, packing=True, kept=4),
-    Case("8b", 128, 4, 1024, packing=True, kept=12),
-    Case("8b", 128, 2, 2048, packing=True, kept=24),
     Case("8b", 128, 1, 2048, packing=False, offload=True),
     Case("13b", 16, 1, 2048, packing=False),
-    Case("13b", 16, 4, 1024, packing=True, kept=10),
 ]
 PARTS = {"fit": FIT, "check": CHECK}
 
@@ -97,13 +102,12 @@ def predict(case: Case) -> float:
         case.rows, case.row_tokens, case.packing, architecture.layers - kept, case.offload, optimizer="adamw_8bit"
     )
     training = TrainingSection(lora=LoraSection(rank=case.rank, alpha=case.rank))
-    return predict_memory(architecture, training, layout, "gpu").reserved_bytes / 2**30
+    # A step here is one micro-batch.
+    return predict_memory(architecture, training, layout, "gpu", accumulates=False).reserved_bytes / 2**30
 
 
-def _measure_apart(shape: str, part: str, data: Path | None, folder: Path) -> list[dict[str, Any]]:
-    if not (folder / shape).is_dir():
-        make_base_apart(folder / shape, shape, data)
-    arguments = ["--part", part, "--shape", shape, "--folder", str(folder), *(["--data", str(data)] if data else [])]
+def _measure_apart(base: str, part: str, data: Path | None, folder: Path) -> list[dict[str, Any]]:
+    arguments = ["--part", part, "--only", base, "--folder", str(folder), *(["--data", str(data)] if data else [])]
     rows: list[dict[str, Any]] = run_apart("benchmarks.vram", arguments)
     return rows
 
@@ -127,22 +131,25 @@ def _to_markdown(rows: list[dict[str, Any]]) -> str:
 @click.command()
 @click.option("--part", type=click.Choice(sorted(PARTS)), required=True)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="JSONL; else rows are made up.")
-@click.option("--shape", type=click.Choice(sorted(SHAPES)), help="Only this one, printed.")
+@click.option("--only", help="One base with its adapter, such as 8b:16; printed.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where bases are made, and kept.")
-@click.option("--at-once", default=1, help="Shapes that are measured side by side, each in its own process.")
+@click.option("--at-once", default=1, help="Bases that are measured side by side, each in its own process.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-def main(*, part: str, data: Path | None, shape: str | None, folder: Path | None, at_once: int, out: Path) -> None:
+def main(*, part: str, data: Path | None, only: str | None, folder: Path | None, at_once: int, out: Path) -> None:
     """Measure all layouts of a part."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = folder or Path(scratch)
-        if shape:
-            cases = [case for case in PARTS[part] if case.shape == shape]
-            report(measure(folder / shape, read_texts(data), cases))
+        if only:
+            cases = [case for case in PARTS[part] if case.base == only]
+            report(measure(folder / cases[0].shape, read_texts(data), cases))
             return
+        for name in {case.shape for case in PARTS[part]}:
+            if not (folder / name).is_dir():
+                make_base_apart(folder / name, name, data)
         where = folder
         with ThreadPoolExecutor(at_once) as pool:
-            shapes = dict.fromkeys(case.shape for case in PARTS[part])
-            found = pool.map(lambda name: _measure_apart(name, part, data, where), shapes)
+            bases = dict.fromkeys(case.base for case in PARTS[part])
+            found = pool.map(lambda base: _measure_apart(base, part, data, where), bases)
             rows = [row | {"part": part} for rows in found for row in rows]
     kept = [row for row in _read(out / "vram.json") if row["part"] != part]
     rows = sorted(kept + rows, key=lambda row: row["part"] != "fit")

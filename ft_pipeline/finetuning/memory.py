@@ -7,7 +7,7 @@ is linear in a few coefficients with a physical meaning, which stand in one plac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from ft_pipeline.finetuning.architecture import Architecture, count_saved_parameters, find_targets
@@ -183,9 +183,22 @@ class MemoryPrediction:
 
 
 def predict_memory(
-    architecture: Architecture, training: TrainingSection, layout: Layout, device_kind: DeviceKind
+    architecture: Architecture,
+    training: TrainingSection,
+    layout: Layout,
+    device_kind: DeviceKind,
+    *,
+    accumulates: bool = True,
 ) -> MemoryPrediction:
     """Peak memory of training with this layout.
+
+    Args:
+        architecture: The base's.
+        training: The recipe's goal.
+        layout: How rows go through the model.
+        device_kind: `gpu` or `cpu`.
+        accumulates: A step has several micro-batches, so gradients are there from the second one's beginning. Else they
+            come while backward frees what layers have kept.
 
     Raises:
         TrainingError: the recipe names modules that the model lacks, or a rank above its hidden size.
@@ -195,11 +208,17 @@ def predict_memory(
     adapters, optimizer = _count_trainable(architecture, training, layout, is_gpu)
     activations, logits = _count_activations(architecture, training, layout, is_gpu)
     static = weights + constants + 2 * adapters + optimizer
+    gradients = adapters
+    if not accumulates and layout.checkpointed_layers < architecture.layers:
+        # The peak is at the beginning of backward, or, where little is kept, at its end.
+        all_twice = replace(layout, checkpointed_layers=architecture.layers)
+        at_end = _count_activations(architecture, training, all_twice, is_gpu)[0] + adapters
+        activations, gradients = (activations, 0.0) if activations > at_end else (at_end - adapters, adapters)
     return MemoryPrediction(
         weights_bytes=round(weights),
         quantization_constants_bytes=round(constants),
         adapters_bytes=round(adapters),
-        gradients_bytes=round(adapters),
+        gradients_bytes=round(gradients),
         optimizer_bytes=round(optimizer),
         activations_bytes=round(activations),
         logits_bytes=round(logits),

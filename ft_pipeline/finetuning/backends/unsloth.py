@@ -30,13 +30,17 @@ class UnslothBackend:
     """Unsloth. It must be imported before transformers, TRL and PEFT, which it patches."""
 
     def prepare_environment(self, job: Job) -> None:
-        """One device, Unsloth's generated code out of the working directory, no statistics."""
+        """One device, Unsloth's generated code out of the working directory, no statistics; then Unsloth itself.
+
+        It tells torch's allocator to grow its segments, which nobody hears once that is in use.
+        """
         set_environment(job)
         os.environ["UNSLOTH_COMPILE_LOCATION"] = str(job.scratch / "unsloth")
         os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
         # Compiled decoder layers: 11,050 tokens/s and 16,450 without checkpoints; as they are: 11,120 and 16,790 (8B,
         # rank 16, 16,500 packed tokens a step, H200), and no minute of compiling.
         os.environ["UNSLOTH_BLOCK_COMPILE"] = "0"
+        import unsloth  # noqa: F401
 
     def load(self, job: Job) -> tuple[Any, Any]:
         """Unsloth's model with a fresh adapter, and the tokenizer.
