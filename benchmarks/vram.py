@@ -120,7 +120,7 @@ def _to_markdown(rows: list[dict[str, Any]]) -> str:
         predicted = predict(Case(**{field.name: row[field.name] for field in fields(Case)}))
         error = predicted / row["measured_gib"] - 1
         lines.append(
-            f"| {'before' if row['part'] == 'fit' else 'after'} the constants | {row['shape']} | {row['rank']} | "
+            f"| {'fitted to' if row['part'] == 'fit' else 'after fitting'} | {row['shape']} | {row['rank']} | "
             f"{row['rows']} x {row['row_tokens']} | {'yes' if row['packing'] else 'no'} | {row['kept_layers']} | "
             f"{'host' if row['offload'] else 'GPU'} | {predicted:.2f} | {row['measured_gib']:.2f} | "
             f"{error:+.1%} ({predicted - row['measured_gib']:+.2f} GiB) |"
