@@ -69,17 +69,13 @@ def probe_gpu(backend: str) -> dict[str, Any]:
         return {"checkpointed": flags, **trained.compare_layouts()}
 
 
-def probe_recompute(backend: str, families: list[str]) -> dict[str, Any]:
+def probe_recompute(backend: str, family: str) -> dict[str, Any]:
     """On the GPU: whether a family's layers leave a product out, and what all layers computed twice do to gradients."""
     from ft_pipeline.finetuning.backends.lean_recompute import skip_unread_products
 
-    found = {}
-    for family in families:
-        with _open(backend, family, layout={"device": "auto", "checkpointed_layers": 2}) as trained:
-            trained.randomize()
-            is_lean = skip_unread_products(trained.model)
-            found[family] = {"is_lean": is_lean, **trained.compare_checkpointing()}
-    return found
+    with _open(backend, family, layout={"device": "auto", "checkpointed_layers": 2}) as trained:
+        trained.randomize()
+        return {"is_lean": skip_unread_products(trained.model), **trained.compare_checkpointing()}
 
 
 def save_adapters(backend: str, folder: str, variants: dict[str, dict[str, Any]]) -> dict[str, Any]:
