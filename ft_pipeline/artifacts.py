@@ -23,9 +23,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ft_pipeline.artifact import FORMAT, MANIFEST, Artifact, ArtifactKey, Manifest, Written, describe, find_faults
+from ft_pipeline.disk_space import require_space
 from ft_pipeline.durable import sync, sync_tree
-from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
+from ft_pipeline.scratch import remove_scratch
 
 _LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
 # Nobody goes on with a training that was cut off longer ago.
@@ -166,17 +168,12 @@ class ArtifactStore:
             with try_lock_file(self.root / "_locks" / folder.name) as is_free:
                 if is_free and time.time() - folder.stat().st_mtime > _CHECKPOINT_DAYS * 86400:
                     shutil.rmtree(folder, ignore_errors=True)
+                elif is_free:
+                    remove_scratch(folder)
 
     def require_space(self, size_bytes: int, purpose: str) -> None:
         """Raise `DiskSpaceError` unless the store's disk has this many bytes free."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.root).free
-        if free < size_bytes:
-            raise DiskSpaceError(
-                f"{purpose} needs {size_bytes / 2**30:.2f} GiB of disk in {self.root}, {free / 2**30:.2f} GiB are "
-                f"free: {(size_bytes - free) / 2**30:.2f} GiB short. Free some, or set "
-                "FT_PIPELINE_ARTIFACTS to another disk."
-            )
+        require_space(self.root, size_bytes, purpose)
 
     def log_path(self, key: ArtifactKey) -> Path:
         """Where the words of this artifact's process go."""

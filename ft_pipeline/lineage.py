@@ -21,7 +21,7 @@ CODE_VERSIONS = {
     "raw_dataset": "3",
     "validated_dataset": "3",
     "data_report": "1",
-    "trained_adapter": "2",
+    "trained_adapter": "3",
     "merged_model": "1",
     "gguf_model": "1",
     "base_gguf": "1",

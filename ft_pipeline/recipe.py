@@ -197,7 +197,7 @@ class ExecutionSection(Section):
         4.0, gt=0, description="A step's loss this far (nats per token) above the median of the last ones ends the run."
     )
     trackers: tuple[Literal["wandb", "mlflow"], ...] = Field(
-        (), description="Where figures go beside TensorBoard's files; the package must be installed."
+        (), description="Where figures go beside TensorBoard's files; the package must be installed, and you logged in."
     )
 
 
@@ -215,7 +215,10 @@ class TrainingSection(Section):
     weight_decay: float = Field(0.0, ge=0, lt=1, description="Weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     neftune_noise_alpha: float | None = Field(
-        None, gt=0, description="Noise on the input embeddings. Source: Jain et al. 2023, arXiv:2310.05914."
+        None,
+        gt=0,
+        description="NEFTune: noise on the input embeddings, up to alpha / sqrt(row's tokens * width). "
+        "Source: Jain et al. 2023, arXiv:2310.05914.",
     )
     optimizer: Literal["auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
         "auto", description="AdamW, moments in 32 or 8 bits; auto: 8 bits on a GPU, 32 on the CPU."

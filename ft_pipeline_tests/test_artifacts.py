@@ -88,6 +88,18 @@ def test_a_sweep_removes_drafts_that_nobody_writes_any_more(tmp_path: Path) -> N
     assert sorted((tmp_path / "thing").iterdir()) == sorted([kept, alive])
 
 
+def test_a_sweep_removes_the_scratch_of_killed_stages_and_keeps_checkpoints_and_what_is_in_use(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    dead, alive = (tmp_path / f"_checkpoints/thing-{name * 24}" for name in "ab")
+    for folder in (dead, alive):
+        (folder / "scratch-1234/datasets").mkdir(parents=True)
+        (folder / "step-00000001").mkdir()
+    with lock_file(tmp_path / "_locks" / alive.name):
+        store.sweep()
+    assert sorted(path.name for path in dead.iterdir()) == ["step-00000001"]
+    assert sorted(path.name for path in alive.iterdir()) == ["scratch-1234", "step-00000001"]
+
+
 def test_a_missing_artifact_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(MissingArtifact, match=r"dagster asset materialize --select '\*thing'"):
         ArtifactStore(tmp_path).require(_key())

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError
 from ft_pipeline.finetuning.state_tree import flatten_state, unflatten_state
 from ft_pipeline.fingerprint import hash_file
 
-# Goes up with any change of the files: a checkpoint of another version is not taken.
+# Goes up with a change of the files that makes older ones unreadable: a checkpoint of another version is not taken.
 FORMAT_VERSION = 1
 _HEADER, _ADAPTER, _TENSORS, _STATE = "checkpoint.json", "adapter.safetensors", "state.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -45,6 +45,7 @@ class Snapshot:
         scheduler: Its `state_dict()`.
         rng: What `capture_rng` gave.
         progress: JSON: the loss so far, the plan, early stopping.
+        scaler: `state_dict()` of the gradient scaler in fp16; empty without one.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Snapshot:
     scheduler: dict[str, Any]
     rng: dict[str, Any]
     progress: dict[str, Any]
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -147,7 +149,7 @@ class CheckpointStore:
     def _write(self, draft: Path, snapshot: Snapshot) -> None:
         from safetensors.torch import save_file
 
-        parts = {"optimizer": snapshot.optimizer, "scheduler": snapshot.scheduler, "rng": snapshot.rng}
+        parts = {name: getattr(snapshot, name) for name in ("optimizer", "scheduler", "rng", "scaler")}
         tensors, encoded = flatten_state(parts)
         text = json.dumps({"parts": encoded, "progress": snapshot.progress})
         adapter = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.adapter.items()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ft_pipeline.errors import EnvironmentMismatch
+from ft_pipeline.errors import ResourceError
+from ft_pipeline.finetuning.tracker_check import hide_secrets
 
 Point = dict[str, float]
 # More points than a plot has pixels, and as much as a checkpoint should carry.
@@ -122,23 +122,23 @@ class MlflowLog:
 TRACKERS: dict[str, Callable[[str], Log]] = {"wandb": WandbLog, "mlflow": MlflowLog}
 
 
-def require_trackers(names: Sequence[str]) -> None:
-    """Check that the packages of these trackers are installed.
+def open_logs(trackers: Sequence[str], folder: Path, name: str) -> list[Log]:
+    """TensorBoard's files in `folder`, and a run of each tracker that is called `name`.
 
     Raises:
-        EnvironmentMismatch: some are not.
+        ResourceError: a tracker begins no run, though it took us before the device was held.
     """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentMismatch(
-            f"training.execution.trackers must be installed, {' and '.join(missing)} cannot be found. Run "
-            f"`pip install {' '.join(missing)}`, or leave it out of the recipe."
-        )
+    return [TensorBoardLog(folder), *(_begin(tracker, name) for tracker in trackers)]
 
 
-def open_logs(trackers: Sequence[str], folder: Path, name: str) -> list[Log]:
-    """TensorBoard's files in `folder`, and a run of each tracker that is called `name`."""
-    return [TensorBoardLog(folder), *(TRACKERS[tracker](name) for tracker in trackers)]
+def _begin(tracker: str, name: str) -> Log:
+    try:
+        return TRACKERS[tracker](name)
+    except Exception as err:  # whatever its network and server do
+        raise ResourceError(
+            f"training.execution.trackers must begin a run, {tracker} does not: {hide_secrets(str(err))}. Mend what it "
+            "names, or leave it out of the recipe."
+        ) from err
 
 
 def _thin(points: list[Point], most: int) -> list[Point]:

@@ -9,17 +9,19 @@ from typing import Any
 
 from ft_pipeline.base_model import read_config
 from ft_pipeline.datasets.validated import find_held_out, read_row_lengths
+from ft_pipeline.disk_space import require_space
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.architecture import Architecture, read_architecture
 from ft_pipeline.finetuning.cards import match_card
-from ft_pipeline.finetuning.curves import require_trackers
 from ft_pipeline.finetuning.device import Device, find_device
+from ft_pipeline.finetuning.disk_need import count_disk_bytes
 from ft_pipeline.finetuning.job import Job, TrainRequest
 from ft_pipeline.finetuning.layouts import Goal
 from ft_pipeline.finetuning.memory import DeviceKind, Layout, count_trainable
 from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbours
 from ft_pipeline.finetuning.planner import RowLengths, TrainingPlan, plan_training
 from ft_pipeline.finetuning.schedule import Rows, make_steps
+from ft_pipeline.finetuning.tracker_check import require_trackers
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ def examine(request: TrainRequest) -> Preflight:
         ResourceError: the device is not there or not fit.
         BaseModelError: the base is of a family that is not known.
         TrainingError: unknown target modules, a rank above the hidden size, or fewer rows than one step.
+        MemoryBudgetError: the device is too small even when nobody else uses it.
+        DiskSpaceError: the disk does not hold the checkpoints and the adapter.
         EnvironmentMismatch: a tracker's package is missing.
+        ResourceError: a tracker does not answer, or does not take us.
     """
     settings = request.settings
     device = find_device(request.device)
-    require_trackers(settings.execution.trackers)
     architecture = read_architecture(read_config(request.base))
     count_trainable(architecture, settings)
     lengths, held_out_lengths = read_row_lengths(request.rows), read_row_lengths(request.held_out)
@@ -63,8 +67,17 @@ def examine(request: TrainRequest) -> Preflight:
             "training.early_stopping needs held-out rows with answers, got none. Add data or leave it out."
         )
     found = Preflight(device, architecture, lengths, steps, tuple(held_out), max(lengths + held_out_lengths))
-    _plan(found, device, request, device.total_bytes)
+    _, planned = _plan(found, device, request, device.total_bytes)
+    tokens = sum(lengths) + sum(held_out_lengths)
+    _require_disk(request, count_disk_bytes(architecture, settings, planned.layout.optimizer, tokens))
+    require_trackers(settings.execution.trackers)
     return found
+
+
+def _require_disk(request: TrainRequest, size_bytes: int) -> None:
+    """What an earlier run has left is written over, so it counts as free."""
+    there = sum(path.stat().st_size for path in request.checkpoints.rglob("*") if path.is_file())
+    require_space(request.checkpoints, size_bytes - there, "a training with its checkpoints and its adapter")
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from ft_pipeline.finetuning.device import Device
 from ft_pipeline.finetuning.job import Job
 from ft_pipeline.finetuning.ladder import is_out_of_memory, step_down
 from ft_pipeline.finetuning.memory import Layout
+from ft_pipeline.finetuning.neftune import EmbeddingNoise
 from ft_pipeline.finetuning.schedule import Rows, Slicing, slice_step
 
 # Forward and backward of one micro-batch: its tensors, and the targets of the whole step. Gives its share of the loss.
@@ -64,6 +65,7 @@ class StepRunner:
     Attributes:
         steps: Row indices of each optimizer step.
         layout: How they go through the model now.
+        noise: On the embeddings of what is trained on; None if the recipe asks for none.
         rng: State of the random generators when the step under way began; None between steps.
         stop_asked: The training shall end as soon as nothing is lost by it.
         stepped_down: What was given up so far, for people.
@@ -74,6 +76,7 @@ class StepRunner:
     steps: list[Rows]
     tell: Callable[[str], None]
     layout: Layout = field(init=False)
+    noise: EmbeddingNoise | None = None
     rng: dict[str, Any] | None = None
     stop_asked: bool = False
     stepped_down: list[str] = field(default_factory=list)
@@ -94,7 +97,7 @@ class StepRunner:
         """
         rows = self.steps[index]
         self.rng = capture_rng()
-        loss = self.with_less_until_it_fits(model, lambda: self._add_gradients(model, rows, run_micro_batch))
+        loss = self.with_less_until_it_fits(model, lambda: self._add_gradients(model, index, run_micro_batch))
         self.rng = None
         self.step_tokens = int(sum(self.batches.table.lengths[row] for row in rows))
         return loss
@@ -113,14 +116,20 @@ class StepRunner:
         if self.stop_asked:
             raise StageCancelled("the stage was asked to stop")
 
-    def _add_gradients(self, model: Any, rows: Rows, run_micro_batch: RunMicroBatch) -> Any:
+    def _add_gradients(self, model: Any, index: int, run_micro_batch: RunMicroBatch) -> Any:
         model.zero_grad()
+        rows = self.steps[index]
         targets = self.batches.count_targets(rows)
         total: Any = 0
         for part in self.batches.slice(rows, self.layout):
             self.require_no_stop()
-            total = total + run_micro_batch(self.batches.load(part, self.layout), targets)
+            batch = self.batches.load(part, self.layout)
+            with self._noisy(index, part):
+                total = total + run_micro_batch(batch, targets)
         return total
+
+    def _noisy(self, index: int, rows: Rows) -> AbstractContextManager[None]:
+        return self.noise.on_rows(index, rows, self.batches.table.lengths) if self.noise else nullcontext()
 
     def _step_down(self, model: Any, trouble: str) -> None:
         layers, execution = self.job.plan.layers, self.job.settings.execution

@@ -1,8 +1,8 @@
 """TRL's SFTTrainer, whose batches are whole optimizer steps.
 
-The trainer keeps what it is good at: optimizer, learning rate, clipping, precision, noise on the embeddings. Which rows
-a step holds and how they go through the model is `step_runner.py`'s; what happens around a step is `watch.py`'s; what a
-run goes on from is a checkpoint of `checkpoints.py`, which holds no pickle.
+The trainer keeps what it is good at: optimizer, learning rate, clipping, precision. Which rows a step holds and how
+they go through the model is `step_runner.py`'s, noise on their embeddings `neftune.py`'s; what happens around a step is
+`watch.py`'s; what a run goes on from is a checkpoint of `checkpoints.py`, which holds no pickle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from ft_pipeline.finetuning.checkpoints import Snapshot, restore_rng, restore_trainable
 from ft_pipeline.finetuning.job import Job
-from ft_pipeline.finetuning.optimizers import make_optimizer
+from ft_pipeline.finetuning.neftune import EmbeddingNoise
+from ft_pipeline.finetuning.optimizers import make_optimizer, restore_scaler
 from ft_pipeline.finetuning.step_runner import StepRunner
 
 # The library's `constant` knows no warm-up.
@@ -33,6 +34,9 @@ def make_trainer(job: Job, model: Any, tokenizer: Any, runner: StepRunner, obser
     """A trainer that goes through the runner's steps once."""
     from datasets import Dataset
 
+    if alpha := job.settings.neftune_noise_alpha:
+        runner.noise = EmbeddingNoise(alpha, job.settings.seed)
+        runner.noise.install(model)
     trainer_class = _define_trainer(runner, observer)
     return trainer_class(
         model=model,
@@ -111,7 +115,8 @@ def _define_trainer(runner: StepRunner, observer: Observer) -> Any:
                 self.lr_scheduler.load_state_dict(self.snapshot.scheduler)
 
         def _load_scaler(self, _checkpoint: str | None) -> None:
-            """An fp16 scale finds itself again in some steps."""
+            if self.snapshot is not None:
+                restore_scaler(self.accelerator.scaler, self.snapshot.scaler)
 
         def _load_rng_state(self, _checkpoint: str | None) -> None:
             if self.snapshot is not None:
@@ -135,7 +140,6 @@ def _configure(job: Job, steps: int) -> Any:
         warmup_steps=round(settings.warmup_share * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        neftune_noise_alpha=settings.neftune_noise_alpha,
         optim=job.plan.layout.optimizer,
         seed=settings.seed,
         bf16=bf16,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,13 +20,14 @@ from ft_pipeline.errors import StageCancelled
 from ft_pipeline.finetuning.backends import BACKENDS, Backend
 from ft_pipeline.finetuning.batches import RowTable
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
-from ft_pipeline.finetuning.curves import Curves, open_logs
+from ft_pipeline.finetuning.curves import Curves, Log, open_logs
 from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.early_stopping import EarlyStopping, best_adapter_file
 from ft_pipeline.finetuning.guards import LossGuard
 from ft_pipeline.finetuning.held_out import HeldOut
 from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
+from ft_pipeline.finetuning.loading import limit_vram, told_when_short
 from ft_pipeline.finetuning.preflight import Preflight, examine, plan
 from ft_pipeline.finetuning.probe import prove_layout
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner, free_cached_memory
@@ -35,6 +35,7 @@ from ft_pipeline.finetuning.step_trainer import make_trainer, resume
 from ft_pipeline.finetuning.watch import Watch, peak_reserved_bytes
 from ft_pipeline.plots import save_training_plots
 from ft_pipeline.processes.reporter import Reporter
+from ft_pipeline.scratch import open_scratch
 from ft_pipeline.summary import Summary
 
 TENSORBOARD_DIR, _BEST_DIR = "tensorboard", "best"
@@ -63,6 +64,8 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
     Raises:
         LeaseTimeout: the device was not free in time.
         MemoryBudgetError: it is too small.
+        DiskSpaceError: the disk does not hold the checkpoints.
+        ResourceError: a tracker does not take what is logged.
         TrainingError: what is asked for cannot be trained, or the loss went wrong.
         StageCancelled: a stop was asked for; a checkpoint is written.
     """
@@ -75,8 +78,8 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
         tell=reporter.info,
     ):
         device = _find_settled(found.device)
-        with tempfile.TemporaryDirectory(prefix="ft_pipeline-") as scratch:
-            return _train(found, device, Path(scratch), request, reporter)
+        with open_scratch(request.checkpoints) as scratch:
+            return _train(found, device, scratch, request, reporter)
 
 
 def _find_settled(device: Device) -> Device:
@@ -123,8 +126,9 @@ def _assemble(
 ) -> Training:
     backend = BACKENDS[job.settings.backend]
     backend.prepare_environment(job)
-    _limit_vram(job)
-    model, tokenizer = backend.load(job)
+    limit_vram(job)
+    with told_when_short(job):
+        model, tokenizer = backend.load(job)
     runner = StepRunner(
         job=job, batches=_open(request.rows, backend, job, tokenizer), steps=found.steps, tell=reporter.warning
     )
@@ -133,28 +137,30 @@ def _assemble(
         runner=runner,
         guard=LossGuard(job.settings.execution.max_loss_jump),
         curves=Curves(),
-        logs=open_logs(job.settings.execution.trackers, request.out_dir / TENSORBOARD_DIR, request.holder),
+        logs=_open_logs(request, reporter),
         store=store,
         early_stopping=_open_early_stopping(job, held_out, request),
         reporter=reporter,
         checkpoint_seconds=job.settings.execution.checkpoint_minutes * 60,
         total_tokens=sum(found.lengths[row] for rows in found.steps for row in rows),
     )
-    trainer = make_trainer(job, model, tokenizer, runner, watch)
-    backend.settle(model, job)
+    with told_when_short(job):
+        trainer = make_trainer(job, model, tokenizer, runner, watch)
+        backend.settle(model, job)
     # Loading leaves up to 1.3 GiB behind (13B): tensors in reference cycles, and what the allocator keeps.
     free_cached_memory()
     return Training(job, model, trainer, runner, watch, held_out)
 
 
-def _limit_vram(job: Job) -> None:
-    """Keep torch's allocator within the limit, less what the CUDA context takes beside it."""
-    if not (job.device.is_gpu and job.vram_limit_bytes):
-        return
-    import torch
+def _open_logs(request: TrainRequest, reporter: Reporter) -> list[Log]:
+    """TensorBoard's files lie beside the checkpoints, where a training that fails leaves them.
 
-    share = (job.vram_limit_bytes - job.plan.memory.context_bytes) / torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+    Those of an earlier run go: what its checkpoint knows is written again (`Watch.restore`).
+    """
+    folder = request.checkpoints / TENSORBOARD_DIR
+    shutil.rmtree(folder, ignore_errors=True)
+    reporter.info(f"TensorBoard's files, while this trains and if it fails: {folder}")
+    return open_logs(request.settings.execution.trackers, folder, request.holder)
 
 
 def _open(path: Path, backend: Backend, job: Job, tokenizer: Any) -> Batches:
@@ -216,6 +222,7 @@ def _save(request: TrainRequest, training: Training) -> None:
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     (out_dir / "README.md").unlink(missing_ok=True)
     copy_tokenizer(request.base, out_dir)
+    shutil.copytree(request.checkpoints / TENSORBOARD_DIR, out_dir / TENSORBOARD_DIR, dirs_exist_ok=True)
     (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
 
 

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot, capture_rng, capture_trainable
 from ft_pipeline.finetuning.curves import Curves
 from ft_pipeline.finetuning.early_stopping import EarlyStopping
 from ft_pipeline.finetuning.guards import LossGuard, name_worst_rows
+from ft_pipeline.finetuning.optimizers import capture_scaler
 from ft_pipeline.finetuning.step_runner import StepRunner
 from ft_pipeline.processes.reporter import Reporter
+
+# The loss scale of fp16 begins at 65,536 and halves with each overflow: after 16 it is 1, and nothing is left to lower.
+_MAX_SKIPPED_STEPS = 16
 
 
 @dataclass
@@ -24,6 +29,7 @@ class Watch:
         logs: TensorBoard and the recipe's trackers.
         checkpoint_seconds: Time between two checkpoints.
         trained_tokens: Real tokens of the steps so far.
+        skipped_steps: Last steps in a row that fp16 has skipped.
     """
 
     runner: StepRunner
@@ -37,6 +43,7 @@ class Watch:
     total_tokens: int
     trained_tokens: int = 0
     train_seconds: float = 0.0
+    skipped_steps: int = 0
     _saved_at: float = field(default_factory=time.monotonic)
     _step_began: float = field(default_factory=time.perf_counter)
 
@@ -64,8 +71,10 @@ class Watch:
 
         Raises:
             StageCancelled: a stop was asked for; the checkpoint is written.
+            TrainingError: fp16 has skipped too many steps in a row.
         """
         step = int(trainer.state.global_step)
+        self._count_skipped(trainer.accelerator, step)
         record = self._record(step, logs)
         steps = len(self.runner.steps)
         if self.early_stopping and self.early_stopping.is_due(step, steps):
@@ -88,6 +97,7 @@ class Watch:
                 scheduler=trainer.lr_scheduler.state_dict(),
                 rng=self.runner.rng or capture_rng(),
                 progress=self._progress(),
+                scaler=capture_scaler(trainer.accelerator.scaler),
             )
         )
         self._saved_at = time.monotonic()
@@ -99,6 +109,7 @@ class Watch:
         for record in progress["history"]:
             self._write(record)
         self.trained_tokens, self.train_seconds = progress["trained_tokens"], progress["train_seconds"]
+        self.skipped_steps = progress.get("skipped_steps", 0)  # not in older checkpoints
         self.runner.stepped_down = progress["stepped_down"]
         if self.early_stopping:
             self.early_stopping.restore(progress["early_stopping"])
@@ -114,11 +125,23 @@ class Watch:
             "history": self.curves.as_history(),
             "trained_tokens": self.trained_tokens,
             "train_seconds": self.train_seconds,
+            "skipped_steps": self.skipped_steps,
             "layout": asdict(self.runner.layout),
             "execution": self.runner.job.settings.execution.model_dump(mode="json"),
             "stepped_down": self.runner.stepped_down,
             "early_stopping": self.early_stopping.state() if self.early_stopping else None,
         }
+
+    def _count_skipped(self, accelerator: Any, step: int) -> None:
+        self.skipped_steps = self.skipped_steps + 1 if accelerator.optimizer_step_was_skipped else 0
+        most = min(_MAX_SKIPPED_STEPS, len(self.runner.steps) - 1)
+        if self.skipped_steps > most:
+            raise TrainingError(
+                f"at most {most} optimizer steps in a row may be skipped because gradients overflow in fp16, got "
+                f"{self.skipped_steps} at step {step}, with a loss scale of {accelerator.scaler.get_scale():g}: the "
+                "weights did not change in them. Train on a GPU with bf16 (Ampere or newer), lower "
+                "training.learning_rate, or take a base that fp16 has the range for."
+            )
 
     def _record(self, step: int, logs: dict[str, float]) -> dict[str, float]:
         # From the end of one step to the end of the next, optimizer and data included: the GPU runs behind Python.

@@ -20,6 +20,7 @@ import numpy as np
 from ft_pipeline.finetuning.backends import BACKENDS
 from ft_pipeline.finetuning.batches import count_targets, lay_flat, pad_rows
 from ft_pipeline.finetuning.device import Device
+from ft_pipeline.finetuning.neftune import EmbeddingNoise
 from ft_pipeline_tests.finetuning.families import make_family, make_job
 
 _PAD = 2
@@ -200,14 +201,23 @@ class Trained:
         return {"gradient_difference": difference, "loss": loss}
 
     def compare_neftune(self) -> dict[str, Any]:
-        """Losses of the same rows with the noise that the trainer adds, in training and in evaluation."""
-        from transformers.integrations.neftune import activate_neftune
+        """Losses of the same rows with noise, packed, padded and alone; of another step; and of no step."""
+        rows = _make_rows(len(self.tokenizer))
+        noise = EmbeddingNoise(10.0, seed=1)
+        noise.install(self.model)
 
-        batch = pad_rows(_make_rows(len(self.tokenizer)), _PAD)
-        activate_neftune(self.model, 10.0, self.trainer.accelerator)
-        noisy = [self.loss(batch).item() for _ in range(2)]
-        self.model.eval()
-        return {"training": noisy, "evaluation": [self.loss(batch).item() for _ in range(2)]}
+        def noisy_loss(step: int, indices: tuple[int, ...], lay: Any) -> float:
+            targets = count_targets(pad_rows(rows, _PAD))
+            with noise.on_rows(step, indices, _LENGTHS):
+                return float(self.loss(lay([rows[index] for index in indices], _PAD), targets))
+
+        return {
+            "packed": noisy_loss(0, (0, 1, 2), lay_flat),
+            "padded": noisy_loss(0, (2, 1, 0), pad_rows),
+            "alone": sum(noisy_loss(0, (index,), pad_rows) for index in range(3)),
+            "other_step": noisy_loss(1, (0, 1, 2), lay_flat),
+            "no_step": float(self.loss(pad_rows(rows, _PAD))),
+        }
 
     def compare_layouts(self) -> dict[str, Any]:
         """Rows packed against rows padded and alone."""

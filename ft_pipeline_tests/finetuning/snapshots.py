@@ -21,6 +21,7 @@ def make_snapshot(step: int) -> Snapshot:
         scheduler={"last_epoch": step, "_last_lr": [step / 3]},
         rng={"torch": torch.tensor([step % 256], dtype=torch.uint8)},
         progress={"history": [{"step": step, "loss": step / 3}]},
+        scaler={"scale": 65536.0 / step, "_growth_tracker": step},
     )
 
 

@@ -76,10 +76,13 @@ def test_dropout_makes_the_same_rows_differ(backend: str) -> None:
 
 @slow
 @both_backends
-def test_neftune_adds_noise_in_training_only(backend: str) -> None:
-    found = _probe(backend)
-    assert len({*found["neftune"]["training"], *found["plain"]["losses"]}) == 3
-    assert found["neftune"]["evaluation"] == pytest.approx(found["plain"]["losses"], rel=1e-6)
+def test_neftunes_noise_is_that_of_the_rows_however_they_lie_and_in_their_step_only(backend: str) -> None:
+    noisy, plain = _probe(backend)["neftune"], _probe(backend)["plain"]["losses"][0]
+    assert noisy["padded"] == pytest.approx(noisy["packed"], rel=1e-5)
+    assert noisy["alone"] == pytest.approx(noisy["packed"], rel=1e-5)
+    assert noisy["packed"] != pytest.approx(plain, rel=1e-3)
+    assert noisy["other_step"] != pytest.approx(noisy["packed"], rel=1e-3)
+    assert noisy["no_step"] == pytest.approx(plain, rel=1e-6)
 
 
 @slow

@@ -6,19 +6,18 @@ import itertools
 import json
 import math
 import random
-import struct
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ft_pipeline.errors import EnvironmentMismatch
-from ft_pipeline.finetuning.curves import MAX_POINTS, TRACKERS, Curves, Point, open_logs, require_trackers
+from ft_pipeline.errors import ResourceError
+from ft_pipeline.finetuning.curves import MAX_POINTS, TRACKERS, Curves, Point, open_logs
 from ft_pipeline.plots import plot_learning_rate, plot_loss, plot_memory, plot_throughput, save_training_plots
 from ft_pipeline.recipe import ExecutionSection
+from ft_pipeline_tests.finetuning.event_files import read_events
 
 
 def make_points(count: int, *, held_out_every: int = 1000) -> list[Point]:
@@ -145,20 +144,6 @@ def test_only_figures_that_were_taken_are_drawn(tmp_path: Path) -> None:
 # Written
 
 
-def read_events(folder: Path) -> Iterator[tuple[int, str, float]]:
-    """Step, tag and value of each scalar: TFRecord framing (length, its CRC, data, their CRC), protobuf within."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    (file,) = folder.glob("events.out.tfevents.*")
-    content, start = file.read_bytes(), 0
-    while start < len(content):
-        (length,) = struct.unpack_from("<Q", content, start)
-        event = Event.FromString(content[start + 12 : start + 12 + length])
-        for value in event.summary.value:
-            yield event.step, value.tag, value.simple_value
-        start += 12 + length + 4
-
-
 def test_tensorboard_files_hold_every_figure_of_every_step(tmp_path: Path) -> None:
     (log,) = open_logs((), tmp_path / "tensorboard", "a run")
     for step in (1, 2):
@@ -226,14 +211,18 @@ def test_a_tracker_gets_the_figures_beside_tensorboard(
     assert list(read_events(tmp_path)) == [(7, "training/loss", 2.0)]
 
 
-def test_a_tracker_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "mlflow" else object())
-    require_trackers(())
-    require_trackers(("wandb",))
-    with pytest.raises(
-        EnvironmentMismatch, match=r"mlflow cannot be found\. Run `pip install mlflow`, or leave it out"
-    ):
-        require_trackers(("wandb", "mlflow"))
+def test_a_tracker_that_begins_no_run_is_one_error_without_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise OSError("key topsecret may not write to this project")
+
+    package = ModuleType("wandb")
+    package.init = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setenv("WANDB_API_KEY", "topsecret")
+    with pytest.raises(ResourceError, match=r"wandb does not: key \*\*\* may not write to this project\. Mend what"):
+        open_logs(("wandb",), tmp_path, "a run")
 
 
 def test_every_tracker_that_a_recipe_may_name_is_there() -> None:

@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline.base_model import read_config
+from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.finetuning.disk_need import count_disk_bytes
+from ft_pipeline.finetuning.memory import count_trainable
+from ft_pipeline.recipe import LoraSection, TrainingSection
+from ft_pipeline_tests.finetuning.event_files import read_events
 from ft_pipeline_tests.finetuning.training_runs import Run, make_request, read_history, start, write_rows
 
 pytestmark = pytest.mark.slow
@@ -29,6 +35,18 @@ def test_a_training_says_what_it_did(undisturbed: tuple[bytes, dict[str, object]
     assert list((out_dir / "tensorboard").glob("events*"))
 
 
+def test_checkpoints_take_what_was_asked_of_the_disk(
+    undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path
+) -> None:
+    checkpoints = undisturbed[2].parent / "checkpoints"
+    taken = [sum(file.stat().st_size for file in step.iterdir()) for step in checkpoints.glob("step-*")]
+    settings, architecture = TrainingSection(lora=LoraSection(rank=8)), read_architecture(read_config(tiny_base))
+    asked = count_disk_bytes(architecture, settings, "adamw_torch", 0)
+    adapter = 4 * count_trainable(architecture, settings)
+    assert len(taken) == 2
+    assert taken == pytest.approx([(asked - adapter) / 3] * 2, rel=0.1)
+
+
 def test_a_run_killed_at_any_step_ends_with_the_same_adapter(
     undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -48,6 +66,8 @@ def test_a_run_killed_at_any_step_ends_with_the_same_adapter(
     assert (request.out_dir / _ADAPTER).read_bytes() == adapter
     steps = [point["step"] for point in read_history(request)]
     assert steps == sorted(set(steps))
+    assert [step for step, tag, _ in read_events(request.out_dir / "tensorboard") if tag == "training/loss"] == steps
+    assert list(request.checkpoints.glob("scratch-*")) == []
 
 
 def test_a_cancelled_run_keeps_a_checkpoint_and_goes_on(
@@ -92,6 +112,16 @@ def test_a_loss_that_is_no_number_names_the_row(tiny_base: Path, tmp_path: Path)
     assert outcome["error"] == "TrainingError", outcome
     assert "data/rows.jsonl:13 (loss nan)" in outcome["message"], outcome["message"]
     assert outcome["message"].count("nan") == 2  # the step's loss, and the one row's
+
+
+def test_a_training_that_fails_leaves_its_curves_where_the_log_says(tiny_base: Path, tmp_path: Path) -> None:
+    request = make_request(tmp_path, tiny_base, {})
+    outcome = start(request, "fail_after_the_third_step").finish()
+    assert outcome["error"] == "RuntimeError", outcome
+    curves = request.checkpoints / "tensorboard"
+    assert str(curves) in outcome["said"]
+    assert [step for step, tag, _ in read_events(curves) if tag == "training/loss"] == [1, 2, 3]
+    assert not (request.out_dir / "tensorboard").exists()
 
 
 def test_early_stopping_ends_the_training_and_keeps_the_best_adapter(tiny_base: Path, tmp_path: Path) -> None:

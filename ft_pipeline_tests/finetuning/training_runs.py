@@ -141,6 +141,20 @@ def turn_the_loss_to_nan() -> None:
     step_trainer._define_trainer = define_broken
 
 
+def fail_after_the_third_step() -> None:
+    """A library fails in a way that nobody foresaw."""
+    from ft_pipeline.finetuning.watch import Watch
+
+    watch = Watch.__call__
+
+    def fail(self: Any, trainer: Any, logs: dict[str, float]) -> None:
+        watch(self, trainer, logs)
+        if trainer.state.global_step == 3:
+            raise RuntimeError("unforeseen")
+
+    Watch.__call__ = fail  # type: ignore[method-assign]
+
+
 def _main(prepare: str, request: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     globals()[prepare]()

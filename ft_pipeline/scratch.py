@@ -1,0 +1,31 @@
+"""A folder for what a stage does not keep.
+
+It ends with the stage. What a killed one has left ends with the next one of the same artifact, or with the store's
+sweep. Who opens one holds the artifact's lock, so nobody else uses what is removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = "scratch-"
+
+
+@contextmanager
+def open_scratch(folder: Path) -> Iterator[Path]:
+    """A new folder below `folder`, which is made if it is missing; earlier ones are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_scratch(folder)
+    # On a network disk a file that is still mapped may stay: no reason to lose a finished training.
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder.absolute(), ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed stages have left below `folder`."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
