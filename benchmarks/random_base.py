@@ -13,20 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_LLAMA_3 = {"vocab_size": 128256, "num_key_value_heads": 8, "rope_theta": 500000.0}
-_LLAMA_2 = {"vocab_size": 32000, "rope_theta": 10000.0}
-# Values of the models' own config.json.
+from ft_pipeline.finetuning import shapes as known
+
+_TINY = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": _LLAMA_2 | {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "1b": _LLAMA_3
-    | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
-    | {"tie_word_embeddings": True},
-    "7b": _LLAMA_2
-    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "8b": _LLAMA_3
-    | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "13b": _LLAMA_2
-    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    "tiny": {"model_type": "llama", "vocab_size": 32000} | _TINY,
+    "1b": {**known.SHAPES["llama-3.2-1b"]},
+    "7b": {**known.SHAPES["llama-2-7b"]},
+    "8b": {**known.SHAPES["llama-3.1-8b"]},
+    "13b": {**known.SHAPES["llama-2-13b"]},
 }
 _TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
@@ -85,7 +80,7 @@ def make_random_base(folder: Path, shape: str, texts: list[str]) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     _make_tokenizer(texts).save_pretrained(folder)
-    fields = {"tie_word_embeddings": False, "max_position_embeddings": 8192} | SHAPES[shape]
+    fields = {"tie_word_embeddings": False} | SHAPES[shape] | {"max_position_embeddings": 8192}
     config = LlamaConfig(bos_token_id=0, eos_token_id=1, pad_token_id=2, dtype="bfloat16", **fields)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)

@@ -7,6 +7,7 @@ Each in a process of its own. Real tokens are counted: padding is left out. Step
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -69,7 +70,8 @@ class _Meter:
 
 
 def load_guide(base: Path) -> tuple[Any, Any]:
-    """The guide's script: Unsloth's defaults."""
+    """The guide's script: Unsloth's defaults, but that its generated code stays out of the checkout."""
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(Path(tempfile.gettempdir(), "unsloth_compiled_cache"))
     import torch
     from unsloth import FastLanguageModel
 

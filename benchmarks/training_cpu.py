@@ -64,6 +64,7 @@ def run_script(
 ) -> dict[str, float]:
     """What a person would write: Unsloth's model, TRL's trainer, tokenized rows."""
     os.environ.update(CUDA_VISIBLE_DEVICES="", TORCHDYNAMO_DISABLE="1", UNSLOTH_DISABLE_STATISTICS="1")
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(Path(tempfile.gettempdir(), "unsloth_compiled_cache"))
     import torch
     from unsloth import FastLanguageModel  # before TRL, which it patches
 

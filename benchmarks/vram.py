@@ -96,7 +96,7 @@ def measure(base: Path, texts: list[str], cases: list[Case]) -> list[dict[str, A
 
 def predict(case: Case) -> float:
     """GiB that torch's allocator should hold at most."""
-    architecture = read_architecture({"model_type": "llama", **SHAPES[case.shape]})
+    architecture = read_architecture(SHAPES[case.shape])
     kept = architecture.layers if case.kept < 0 else case.kept
     layout = Layout(
         case.rows, case.row_tokens, case.packing, architecture.layers - kept, case.offload, optimizer="adamw_8bit"

@@ -50,7 +50,8 @@ class Bench:
     def __init__(self, base: Path, rank: int, texts: list[str]) -> None:
         from tokenizers import Tokenizer
 
-        self._scratch = Path(tempfile.mkdtemp(prefix="ft_pipeline-vram-"))
+        self._folder = tempfile.TemporaryDirectory(prefix="ft_pipeline-vram-")
+        self._scratch = Path(self._folder.name)
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         self._ids = [found.ids for found in tokenizer.encode_batch(texts[:2000])]
         self._architecture = read_architecture(read_config(base))

@@ -9,6 +9,7 @@ all others of that generation.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -97,9 +98,9 @@ def find_card(name: str) -> Card:
 
 
 def match_card(label: str) -> Card | None:
-    """The card that a driver's name stands for (`NVIDIA GeForce RTX 4090`); None if no plan was made for it."""
-    words = label.lower().replace(" ", "")
-    if "laptop" in words:
-        return None  # a slower chip of the same name
-    single = [card for card in CARDS.values() if card.is_runnable and card.name in words]
-    return max(single, key=lambda card: len(card.name)) if single else None
+    """The card that a driver's name stands for (`NVIDIA GeForce RTX 4090`); None if no plan was made for it.
+
+    Another word makes another chip: Ti, D, Laptop GPU, PCIe. Memory and socket do not.
+    """
+    name = re.sub(r"nvidia|geforce|\b\d+ ?gb\b|hbm\w*|sxm\d*|\s", "", label.lower())
+    return next((card for card in CARDS.values() if card.is_runnable and card.name == name), None)

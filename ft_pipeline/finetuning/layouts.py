@@ -42,10 +42,10 @@ class Goal:
 
     def predict_memory(self, layout: Layout) -> MemoryPrediction:
         """Of one card, if the layers are split over several."""
-        if self.card is None or self.card.is_runnable:
-            return predict_memory(self.architecture, self.training, layout, self.device)
-        part, layout = split_over(self.architecture, layout, self.card.count)
-        return predict_memory(part, self.training, layout, self.device)
+        part, accumulates = self.architecture, self.count_passes(layout) > 1
+        if self.card and not self.card.is_runnable:
+            part, layout = split_over(self.architecture, layout, self.card.count)
+        return predict_memory(part, self.training, layout, self.device, accumulates=accumulates)
 
     def predict_time(self, layout: Layout) -> TimePrediction:
         """On the card, or on one to compare by. Cards that share the layers take turns: they are as fast as one."""

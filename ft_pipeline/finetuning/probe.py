@@ -39,11 +39,10 @@ def prove_layout(trainer: Any, runner: StepRunner, held_out: HeldOut, tell: Call
         held_out.largest(runner.layout).compute_loss(model, runner, trainer.loss_of)
     restore_rng(rng)
     if runner.job.device.is_gpu:
-        predicted = runner.job.plan.memory.reserved_bytes
-        tell(
-            f"the largest micro-batch fits: {peak_reserved_bytes() / 2**30:.2f} GiB reserved, "
-            f"{predicted / 2**30:.2f} GiB predicted"
-        )
+        plan = runner.job.plan
+        is_planned = runner.layout == plan.layout
+        predicted = f", {plan.memory.reserved_bytes / 2**30:.2f} GiB predicted" if is_planned else ""
+        tell(f"the largest micro-batch fits: {peak_reserved_bytes() / 2**30:.2f} GiB reserved{predicted}")
 
 
 def _reserve_optimizer_state(runner: StepRunner) -> Any:

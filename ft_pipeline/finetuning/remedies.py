@@ -50,7 +50,8 @@ def _smaller_base(goal: Goal) -> Iterator[tuple[str, Goal]]:
     lora = goal.training.lora.model_copy(update={"target_modules": "all-linear"})
     known = [(name, read_architecture(shape)) for name, shape in SHAPES.items()]
     for name, architecture in sorted(known, key=lambda pair: -pair[1].total_parameters):
-        if architecture.total_parameters < goal.architecture.total_parameters:
+        is_long_enough = not architecture.context_tokens or architecture.context_tokens >= goal.lengths.longest
+        if is_long_enough and architecture.total_parameters < goal.architecture.total_parameters:
             words = f"a base of {architecture.total_parameters / 1e9:.1f}B parameters such as {name}"
             yield words, replace(_with(goal, lora=lora), architecture=architecture)
 

@@ -154,12 +154,13 @@ class StepRunner:
 
 
 def free_cached_memory() -> None:
-    """Give back what the allocator keeps for later."""
+    """Give back what the allocator keeps for later, and measure the peak anew."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 @contextmanager

@@ -31,7 +31,17 @@ def test_a_drivers_name_stands_for_a_card(label: str, name: str) -> None:
     assert match_card(label) is CARDS[name]
 
 
-@pytest.mark.parametrize("label", ["NVIDIA GeForce RTX 4090 Laptop GPU", "Tesla T4", "NVIDIA GeForce RTX 4060"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "Tesla T4",
+        "NVIDIA GeForce RTX 4060",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3080 Ti",
+        "NVIDIA H100 PCIe",
+    ],
+)
 def test_no_speed_is_claimed_for_other_cards(label: str) -> None:
     assert match_card(label) is None
 
