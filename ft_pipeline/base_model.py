@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.base_weights import require_weights
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.hub import hub_errors
@@ -26,6 +27,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
+_SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _NEEDED = ("config.json", "tokenizer_config.json")
 
 
@@ -55,8 +57,8 @@ def open_base(section: BaseModelSection, root: Path, pinned: BaseModel | None = 
         pinned: What it was when the run began.
 
     Raises:
-        BaseModelError: it is not there, not whole, or not safetensors; a Hub name comes without a revision; or it is
-            another one than was pinned.
+        BaseModelError: it is not there, not whole, not safetensors, or not what its config says; a Hub name comes
+            without a revision; or it is another one than was pinned.
     """
     if is_on_hub(section, root):
         return _fetch(section, pinned)
@@ -91,16 +93,26 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def _require_whole(folder: Path) -> None:
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    if not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors (pickled weights are not loaded)")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    weights = _list_weights(folder)
+    if not weights:
+        missing.append(f"{_SINGLE_FILE} or {_INDEX_FILE} (pickled weights are not loaded)")
+    missing += [path.name for path in weights if not path.is_file()]
     if missing:
         raise BaseModelError(
             f"the base model in {folder} is not whole; it lacks: {', '.join(missing)}. Fetch it again."
         )
+    require_weights(folder, weights, read_config(folder))
+
+
+def _list_weights(folder: Path) -> list[Path]:
+    """The files that transformers loads; beside them a base may have the same weights in another form."""
+    index = folder / _INDEX_FILE
+    if index.is_file():
+        try:
+            return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise BaseModelError(f"{index} must be an index of safetensors: {err!r}. Fetch the base again.") from err
+    return [folder / _SINGLE_FILE] if (folder / _SINGLE_FILE).is_file() else []
 
 
 def require_context(base: BaseModel, row_tokens: int) -> None:

@@ -37,16 +37,16 @@ NARROW = ("line", "reasons", "key", "prompt", "position", "signature")
 
 def read_rows(raw: Path, checked: Path) -> pl.DataFrame:
     """The checked rows with what the raw chunk knows of them: messages (as mended), extra, group."""
-    rows = pl.read_parquet(checked)
-    known = pl.read_parquet(raw, columns=["messages", "extra", "group"])
+    rows = pl.read_parquet(checked, glob=False)
+    known = pl.read_parquet(raw, columns=["messages", "extra", "group"], glob=False)
     messages = take_mended(rows["mended"], known["messages"])
     return rows.with_columns(messages.alias("messages"), known["extra"], known["group"]).drop("mended")
 
 
 def read_messages(raw: Path, checked: Path, numbers: NDArray[np.int64]) -> pl.Series:
     """The messages of some rows, as mended."""
-    mended = pl.read_parquet(checked, columns=["mended"])["mended"]
-    messages = pl.read_parquet(raw, columns=["messages"])["messages"]
+    mended = pl.read_parquet(checked, columns=["mended"], glob=False)["mended"]
+    messages = pl.read_parquet(raw, columns=["messages"], glob=False)["messages"]
     return take_mended(mended.gather(numbers), messages.gather(numbers))
 
 

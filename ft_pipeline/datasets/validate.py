@@ -124,7 +124,7 @@ def _read_narrow(chunks: Sequence[Chunk], settings: DatasetSection) -> pl.DataFr
 
     def read(number: int) -> pl.DataFrame:
         chunk = chunks[number]
-        frame = pl.read_parquet(chunk.checked, columns=list(NARROW)).with_row_index("row")
+        frame = pl.read_parquet(chunk.checked, columns=list(NARROW), glob=False).with_row_index("row")
         frame = frame.filter(pl.col("reasons").list.len() == 0).drop("reasons")
         return frame.with_columns(pl.lit(chunk.set, names).alias("set"), pl.lit(number, pl.UInt32).alias("chunk"))
 

@@ -47,7 +47,7 @@ class ValidateRequest(BaseModel):
 
 def sample_conversations(path: Path, most: int = 64) -> tuple[tuple[Message, ...], ...]:
     """The first conversations of a validated file, for checks that need real ones; plain text and tools left out."""
-    rows = pl.scan_parquet(path).filter(pl.col("extra").is_null()).select("messages").head(most).collect()
+    rows = pl.scan_parquet(path, glob=False).filter(pl.col("extra").is_null()).select("messages").head(most).collect()
     found = (tuple(messages) for messages in rows["messages"].to_list())
     return tuple(messages for messages in found if messages[0]["role"] != TEXT_ROLE)
 
@@ -55,12 +55,13 @@ def sample_conversations(path: Path, most: int = 64) -> tuple[tuple[Message, ...
 def find_held_out(path: Path) -> list[int]:
     """Indices of a file's held-out rows with something to learn, in the order of their split hash; no test sets."""
     has_targets = pl.col("labels").list.slice(1).list.max() >= 0
-    rows = pl.scan_parquet(path).with_row_index("index").filter((pl.col("set") == HELD_OUT) & has_targets)
+    rows = pl.scan_parquet(path, glob=False).with_row_index("index").filter((pl.col("set") == HELD_OUT) & has_targets)
     found: list[int] = rows.sort("position", "source_file", "source_line").select("index").collect()["index"].to_list()
     return found
 
 
 def read_row_lengths(path: Path) -> list[int]:
     """Tokens of each row of a validated file."""
-    lengths: list[int] = pl.scan_parquet(path).select(pl.col("input_ids").list.len()).collect()["input_ids"].to_list()
+    rows = pl.scan_parquet(path, glob=False).select(pl.col("input_ids").list.len())
+    lengths: list[int] = rows.collect()["input_ids"].to_list()
     return lengths

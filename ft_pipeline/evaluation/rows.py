@@ -100,7 +100,7 @@ def read_rows(path: Path, max_rows_per_set: int) -> list[EvaluationRow]:
 
 def _read_scorable(path: Path) -> pl.DataFrame:
     """Rows in the order of their split hash; plain text and calls of tools are not scored."""
-    rows = pl.scan_parquet(path)
+    rows = pl.scan_parquet(path, glob=False)
     names = rows.collect_schema().names()
     if _EXTRA in names:
         rows = rows.filter(pl.col(_EXTRA).is_null())

@@ -7,7 +7,8 @@ builds each of them without weights and compares names and counts.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ from ft_pipeline.errors import BaseModelError, TrainingError
 Shape = tuple[int, int]
 _OUTPUT_LAYER = "lm_head"
 _INPUT_LAYER = "embed_tokens"
+_ATTENTION_LINEARS = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "dense"}
+# Of one decoder layer; the first two are Llama's, all four Gemma's.
+_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class _Family:
     """How a family differs from Llama.
 
     Attributes:
-        norms: Vectors of `hidden_size` in one layer that scale.
-        head_norms: Vectors of `head_dim` in one layer.
+        norms: Vectors of `hidden_size` in one layer that scale: the first of `_NORMS`.
+        has_head_norms: Queries and keys are scaled by vectors of `head_dim`.
         is_fused: q, k, v are one matrix, gate and up are one.
         is_phi: Another MLP, and a bias everywhere.
         qkv_bias: None: what `attention_bias` of the config says.
@@ -33,7 +37,7 @@ class _Family:
 
     label: str
     norms: int = 2
-    head_norms: int = 0
+    has_head_norms: bool = False
     is_fused: bool = False
     is_phi: bool = False
     qkv_bias: bool | None = None
@@ -45,9 +49,9 @@ _FAMILIES = {
     "llama": _Family("Llama"),
     "mistral": _Family("Mistral", qkv_bias=False),
     "qwen2": _Family("Qwen2", qkv_bias=True),
-    "qwen3": _Family("Qwen3", head_norms=2, defaults={"head_dim": 128}),
+    "qwen3": _Family("Qwen3", has_head_norms=True, defaults={"head_dim": 128}),
     "gemma2": _Family("Gemma2", norms=4, defaults={**_GEMMA, "vocab_size": 256_000}),
-    "gemma3_text": _Family("Gemma3", norms=4, head_norms=2, defaults={**_GEMMA, "vocab_size": 262_208}),
+    "gemma3_text": _Family("Gemma3", norms=4, has_head_norms=True, defaults={**_GEMMA, "vocab_size": 262_208}),
     "phi3": _Family("Phi3", is_fused=True, qkv_bias=False),
     "phi": _Family("Phi", norms=1, is_phi=True, qkv_bias=True),
 }
@@ -60,7 +64,8 @@ class Architecture:
 
     Attributes:
         linears: Shape (out, in) of each linear layer of one decoder layer, by the module's name.
-        norm_parameters: Norms and biases of the whole model.
+        layer_vectors: Size of each norm and bias of one decoder layer, by the tensor's name in it.
+        end_vectors: Size of those outside the decoder layers, by the tensor's whole name.
         linear_parameters: Of all decoder layers; these are what is quantized.
         embedding_parameters: Input embeddings, and the output layer unless it is the same tensor.
         context_tokens: Positions that the base was made for; 0 if its config does not say.
@@ -77,7 +82,8 @@ class Architecture:
     tied_embeddings: bool
     context_tokens: int
     linears: Mapping[str, Shape]
-    norm_parameters: int
+    layer_vectors: Mapping[str, int]
+    end_vectors: Mapping[str, int]
 
     @property
     def linear_parameters(self) -> int:
@@ -88,6 +94,11 @@ class Architecture:
     def embedding_parameters(self) -> int:
         """Weights that stay in 16 bits: input embeddings and output layer."""
         return self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Norms and biases of the whole model."""
+        return self.layers * sum(self.layer_vectors.values()) + sum(self.end_vectors.values())
 
     @property
     def total_parameters(self) -> int:
@@ -103,6 +114,20 @@ class Architecture:
     def key_size(self) -> int:
         """Width of the keys, and that of the values."""
         return self.kv_heads * self.head_dim
+
+    def list_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every weight, as transformers saves them."""
+        embedding = (self.vocabulary_size, self.hidden_size)
+        yield f"model.{_INPUT_LAYER}.weight", embedding
+        for layer in range(self.layers):
+            for name, shape in self.linears.items():
+                yield f"model.layers.{layer}.{_locate(name)}.weight", shape
+            for name, size in self.layer_vectors.items():
+                yield f"model.layers.{layer}.{name}", (size,)
+        for name, size in self.end_vectors.items():
+            yield name, (size,)
+        if not self.tied_embeddings:
+            yield f"{_OUTPUT_LAYER}.weight", embedding
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
@@ -147,7 +172,8 @@ def _assemble(family: _Family, config: Mapping[str, Any]) -> Architecture:
         tied_embeddings=bool(known.get("tie_word_embeddings", False)),
         context_tokens=int(known.get("max_position_embeddings", 0)),
         linears=linears,
-        norm_parameters=_count_vectors(family, known, linears, layers),
+        layer_vectors=_list_layer_vectors(family, known, linears),
+        end_vectors=_list_end_vectors(family, hidden, vocabulary),
     )
 
 
@@ -166,19 +192,38 @@ def _list_linears(family: _Family, hidden: int, inner: int, query: int, key: int
     return attention | {"o_proj": (hidden, query)} | mlp
 
 
-def _count_vectors(family: _Family, config: Mapping[str, Any], linears: Mapping[str, Shape], layers: int) -> int:
-    hidden = int(config["hidden_size"])
+def _list_layer_vectors(family: _Family, config: Mapping[str, Any], linears: Mapping[str, Shape]) -> dict[str, int]:
+    hidden, head_dim = int(config["hidden_size"]), int(config["head_dim"])
+    vectors = {f"{name}.weight": hidden for name in _NORMS[: family.norms]}
     if family.is_phi:
-        biases = sum(rows for rows, _ in linears.values())
-        return layers * (2 * hidden + biases) + 2 * hidden + int(config["vocab_size"])
-    biases = 0
+        vectors["input_layernorm.bias"] = hidden
+    if family.has_head_norms:
+        vectors |= {"self_attn.q_norm.weight": head_dim, "self_attn.k_norm.weight": head_dim}
+    return vectors | {f"{_locate(name)}.bias": linears[name][0] for name in _list_biased(family, config, linears)}
+
+
+def _list_biased(family: _Family, config: Mapping[str, Any], linears: Mapping[str, Shape]) -> list[str]:
+    """Linear layers with a bias."""
+    if family.is_phi:
+        return list(linears)
+    names: list[str] = []
     if config.get("attention_bias") if family.qkv_bias is None else family.qkv_bias:
-        biases += sum(linears[name][0] for name in ("q_proj", "k_proj", "v_proj"))
-        biases += linears["o_proj"][0] if family.qkv_bias is None else 0
+        names += ["q_proj", "k_proj", "v_proj"] + (["o_proj"] if family.qkv_bias is None else [])
     if family.label == "Llama" and config.get("mlp_bias"):
-        biases += sum(linears[name][0] for name in ("gate_proj", "up_proj", "down_proj"))
-    head_norms = family.head_norms * int(config["head_dim"])
-    return layers * (family.norms * hidden + head_norms + biases) + hidden
+        names += ["gate_proj", "up_proj", "down_proj"]
+    return names
+
+
+def _list_end_vectors(family: _Family, hidden: int, vocabulary: int) -> dict[str, int]:
+    if family.is_phi:
+        norm = "model.final_layernorm"
+        return {f"{norm}.weight": hidden, f"{norm}.bias": hidden, f"{_OUTPUT_LAYER}.bias": vocabulary}
+    return {"model.norm.weight": hidden}
+
+
+def _locate(linear: str) -> str:
+    """A linear layer's name in its decoder layer."""
+    return f"{'self_attn' if linear in _ATTENTION_LINEARS else 'mlp'}.{linear}"
 
 
 def _size(config: Mapping[str, Any], name: str) -> int:
@@ -219,23 +264,37 @@ def _describe_unknown(architecture: Architecture, unknown: list[str]) -> str:
     hints = "".join(f" Did you mean '{found[0]}' instead of '{name}'?" for name, found in near.items() if found)
     return (
         f"training.lora.target_modules must be linear layers of the model, got {', '.join(unknown)}: a "
-        f"{architecture.family} model has {has}.{hints} 'all-linear' takes them all."
+        f"{architecture.family} model has {has}.{hints} 'all-linear' takes them all; the output layer "
+        "is trained whole, by training.lora.modules_to_save."
     )
 
 
 def count_saved_parameters(architecture: Architecture, modules_to_save: tuple[str, ...]) -> int:
-    """Weights of the modules that are trained whole.
+    """Weights of the modules that are trained whole; PEFT takes each whose name ends in one of these.
 
     Raises:
-        TrainingError: a name is no module of the model that has weights.
+        TrainingError: a name is no module of the model that has weights, or the base uses its tensor twice.
     """
-    matrix = architecture.vocabulary_size * architecture.hidden_size
-    sizes = {_INPUT_LAYER: matrix, _OUTPUT_LAYER: matrix} | {
-        name: architecture.layers * rows * columns for name, (rows, columns) in architecture.linears.items()
-    }
+    sizes = _count_module_weights(architecture)
     if unknown := [name for name in modules_to_save if name not in sizes]:
         raise TrainingError(
             f"training.lora.modules_to_save must be modules of the model, got {', '.join(unknown)}: a "
             f"{architecture.family} model has {', '.join(sorted(sizes))}."
         )
-    return sum(sizes[name] for name in modules_to_save)
+    shared = [name for name in modules_to_save if name in {_INPUT_LAYER, _OUTPUT_LAYER}]
+    if shared and architecture.tied_embeddings:
+        raise TrainingError(
+            f"training.lora.modules_to_save must not name a tensor that the base uses twice: {', '.join(shared)} is "
+            "input embedding and output layer in one (tie_word_embeddings), and a merged model would keep one of them "
+            "only. Leave it out, or take a base whose embeddings are not tied."
+        )
+    return sum(size for name, size in sizes.items() if name.endswith(modules_to_save))
+
+
+def _count_module_weights(architecture: Architecture) -> dict[str, int]:
+    """Weights of all modules of one name, by the name's last part."""
+    sizes: dict[str, int] = {_OUTPUT_LAYER: 0}
+    for tensor, shape in architecture.list_tensors():
+        module = tensor.split(".")[-2]
+        sizes[module] = sizes.get(module, 0) + math.prod(shape)
+    return sizes

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 # What torch's cross entropy leaves out.
@@ -30,11 +32,7 @@ class RowTable:
         from datasets import Dataset
 
         self._path = path
-        if pq.read_metadata(path).num_rows:
-            rows = Dataset.from_parquet(str(path), columns=_COLUMNS, cache_dir=str(cache_dir))
-        else:
-            rows = Dataset.from_dict({name: [] for name in _COLUMNS})  # the library refuses to read no rows
-        self._rows = rows.with_format("arrow")
+        self._rows = Dataset.from_file(str(_copy_as_arrow(path, cache_dir))).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,6 +62,19 @@ class RowTable:
         with pq.ParquetFile(self._path) as file:
             for batch in file.iter_batches(columns=[name]):
                 yield batch.column(0)
+
+
+def _copy_as_arrow(path: Path, folder: Path) -> Path:
+    """A file that can be memory-mapped; `Dataset.from_parquet` would take `[` or `*` in the path for a pattern."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        pq.ParquetFile(path) as file,
+        NamedTemporaryFile(dir=folder, suffix=".arrow", delete=False) as copy,
+        pa.ipc.new_stream(copy, file.schema_arrow.empty_table().select(_COLUMNS).schema) as writer,
+    ):
+        for group in range(file.num_row_groups):
+            writer.write_table(file.read_row_group(group, columns=_COLUMNS).select(_COLUMNS))
+    return Path(copy.name)
 
 
 def lay_flat(rows: Sequence[Row], pad_id: int, multiple: int = 64) -> dict[str, Any]:

@@ -112,6 +112,10 @@ class CheckpointStore:
                 self._tell(f"a checkpoint is passed over: {err}")
         return None
 
+    def pass_over_all(self) -> None:
+        """None of the checkpoints that are there is gone on from: the next one that is written replaces them."""
+        self._unfit.update(self._list())
+
     def clear(self) -> None:
         """Remove all checkpoints, and nothing else from the folder."""
         self._recover()

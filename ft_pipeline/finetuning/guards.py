@@ -38,12 +38,18 @@ class LossGuard:
         Raises:
             TrainingError: the loss or the gradient is no finite number, or the loss jumps.
         """
-        for what, value in (("loss", loss), ("gradient norm", grad_norm)):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the training's {what} must be a finite number, got {value} at step {step}. "
-                    f"{self._name(name_rows)} Look at them, or lower training.learning_rate."
-                )
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the training's loss must be a finite number, got {loss} at step {step}. "
+                f"{self._name(name_rows)} Look at them, or lower training.learning_rate."
+            )
+        if not math.isfinite(grad_norm):
+            # A loss that is fine points at no row.
+            raise TrainingError(
+                f"the training's gradient norm must be a finite number, got {grad_norm} at step {step}, whose loss is "
+                f"{loss:.3f}. Lower training.learning_rate. {self._name(name_rows, 'with the highest losses')} "
+                "They need not be the cause."
+            )
         if len(self._losses) >= _MIN_STEPS:
             median = statistics.median(self._losses)
             if loss > median + self._max_jump:
@@ -63,12 +69,13 @@ class LossGuard:
         """Go on from a checkpoint."""
         self._losses = deque(state["losses"], maxlen=_WINDOW_STEPS)
 
-    def _name(self, name_rows: Callable[[], str]) -> str:
+    def _name(self, name_rows: Callable[[], str], which: str = "") -> str:
+        rows = f"Rows of this step {which}".rstrip()
         try:
-            return f"Rows of this step: {name_rows()}."
+            return f"{rows}: {name_rows()}."
         except RuntimeError as err:
             # Out of memory, mostly. What is wrong with the loss must be said all the same.
-            return f"Rows of this step: not known, as their losses could not be computed ({err})."
+            return f"{rows}: not known, as their losses could not be computed ({err})."
 
 
 def name_worst_rows(losses: Mapping[int, float], places: Callable[[int], str], most: int = 5) -> str:

@@ -20,10 +20,6 @@ class HeldOut:
     batches: Batches
     rows: Rows
 
-    def first(self, most: int) -> HeldOut:
-        """Only the first rows."""
-        return replace(self, rows=self.rows[:most])
-
     def largest(self, layout: Layout) -> HeldOut:
         """Only those of the micro-batch that takes the most memory."""
         return replace(self, rows=self.batches.find_largest(self.batches.slice(self.rows, layout), layout))

@@ -47,7 +47,7 @@ class Job:
     """One training on one device.
 
     Attributes:
-        max_row_tokens: Tokens of the longest row.
+        max_row_tokens: Tokens of the longest row that goes through the model.
         scratch: Folder for what is not kept.
         vram_limit_bytes: More of the GPU's memory is never taken, what the driver needs included.
     """

@@ -80,6 +80,9 @@ def _define_trainer(runner: StepRunner, observer: Observer) -> Any:
 
         def create_optimizer(self, model: Any = None) -> Any:  # noqa: ARG002
             if self.optimizer is None:
+                if (asked := runner.job.plan.layout.optimizer) != "adamw_torch":
+                    # On the CPU Unsloth puts another one in the arguments, though bitsandbytes steps there too.
+                    self.args.optim = asked
                 optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
                 self.optimizer = make_optimizer(optimizer, arguments, self.model, runner.job.settings)
             return self.optimizer

@@ -39,7 +39,6 @@ from ft_pipeline.scratch import open_scratch
 from ft_pipeline.summary import Summary
 
 TENSORBOARD_DIR, _BEST_DIR = "tensorboard", "best"
-_HELD_OUT_ROWS = 256
 _SETTLE_TRIES, _SETTLE_SECONDS = 20, 0.5
 
 
@@ -95,30 +94,47 @@ def _find_settled(device: Device) -> Device:
 
 def _train(found: Preflight, device: Device, scratch: Path, request: TrainRequest, reporter: Reporter) -> Summary:
     store = CheckpointStore(request.checkpoints, request.fingerprint, tell=reporter.warning)
-    snapshot = _load_snapshot(store, request, reporter)
+    snapshot = _load_snapshot(store, found, request, reporter)
     job = plan(found, device, request, scratch, progress=snapshot.progress if snapshot else None, tell=reporter.info)
     training = _assemble(job, found, request, store, reporter)
     with closing(training.watch), _asked_to_stop(training.runner):
         _run(training, snapshot, reporter)
     if training.watch.early_stopping:
         training.watch.early_stopping.load_best(training.model)
-    sample = training.held_out.first(_HELD_OUT_ROWS)
     held_out_loss = (
-        sample.compute_loss(training.model, training.runner, training.trainer.loss_of) if sample.rows else None
+        training.held_out.compute_loss(training.model, training.runner, training.trainer.loss_of)
+        if found.held_out
+        else None
     )
     _save(request, training)
     return _summarize(training, request, held_out_loss)
 
 
-def _load_snapshot(store: CheckpointStore, request: TrainRequest, reporter: Reporter) -> Snapshot | None:
-    snapshot, folder = store.load_latest(), request.checkpoints / _BEST_DIR
-    state = snapshot.progress["early_stopping"] if snapshot else None
-    if state and state["best_step"] and not best_adapter_file(folder, state["best_step"]).is_file():
-        reporter.warning(f"the best adapter so far is gone from {folder}: the training begins anew")
+def _load_snapshot(
+    store: CheckpointStore, found: Preflight, request: TrainRequest, reporter: Reporter
+) -> Snapshot | None:
+    snapshot, best_dir = store.load_latest(), request.checkpoints / _BEST_DIR
+    if snapshot and (fault := _find_fault(snapshot, found, best_dir)):
+        reporter.warning(f"{fault}: the training begins anew")
+        store.pass_over_all()
         snapshot = None
     if snapshot is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(best_dir, ignore_errors=True)
     return snapshot
+
+
+def _find_fault(snapshot: Snapshot, found: Preflight, best_dir: Path) -> str | None:
+    """Why the training cannot go on from a checkpoint that is whole."""
+    optimizer, stopping = snapshot.progress["layout"]["optimizer"], snapshot.progress["early_stopping"]
+    # A paged state is the same state, kept elsewhere.
+    if optimizer.removeprefix("paged_") != found.optimizer.removeprefix("paged_"):
+        return (
+            f"the checkpoint of step {snapshot.step} holds the state of {optimizer}, and a training on "
+            f"{found.device.label} takes {found.optimizer}"
+        )
+    if stopping and stopping["best_step"] and not best_adapter_file(best_dir, stopping["best_step"]).is_file():
+        return f"the best adapter so far is gone from {best_dir}"
+    return None
 
 
 def _assemble(
@@ -173,7 +189,7 @@ def _open_early_stopping(job: Job, held_out: HeldOut, request: TrainRequest) -> 
     settings = job.settings.early_stopping
     if settings is None:
         return None
-    return EarlyStopping(settings, held_out.first(settings.max_rows), request.checkpoints / _BEST_DIR)
+    return EarlyStopping(settings, held_out, request.checkpoints / _BEST_DIR)
 
 
 def _run(training: Training, snapshot: Snapshot | None, reporter: Reporter) -> None:
@@ -182,6 +198,7 @@ def _run(training: Training, snapshot: Snapshot | None, reporter: Reporter) -> N
         folder = resume(training.trainer, snapshot, training.job.scratch)
         watch.restore(snapshot.progress)
         reporter.info(f"goes on after step {snapshot.step} of {len(training.runner.steps)}, from a checkpoint")
+        watch.finish_step(training.trainer)
         if watch.early_stopping and watch.early_stopping.is_over:
             return
     else:
@@ -232,7 +249,7 @@ def _summarize(training: Training, request: TrainRequest, held_out_loss: float |
     figures: dict[str, Any] = {
         "device": job.device.label,
         "backend": job.settings.backend,
-        "steps": int(training.trainer.state.global_step),
+        "steps": int(history[-1]["step"]),
         "planned_steps": len(runner.steps),
         "final_loss": history[-1]["loss"],
         "held_out_loss": held_out_loss,

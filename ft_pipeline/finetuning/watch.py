@@ -30,6 +30,7 @@ class Watch:
         checkpoint_seconds: Time between two checkpoints.
         trained_tokens: Real tokens of the steps so far.
         skipped_steps: Last steps in a row that fp16 has skipped.
+        unfinished: Figures of a step that the held-out rows are still to be tried after; None between steps.
     """
 
     runner: StepRunner
@@ -44,12 +45,13 @@ class Watch:
     trained_tokens: int = 0
     train_seconds: float = 0.0
     skipped_steps: int = 0
+    unfinished: dict[str, float] | None = None
     _saved_at: float = field(default_factory=time.monotonic)
     _step_began: float = field(default_factory=time.perf_counter)
 
     def begin(self) -> None:
         """The training loop starts now."""
-        self._saved_at, self._step_began = time.monotonic(), time.perf_counter()
+        self._step_began = time.perf_counter()
 
     def judge(self, trainer: Any, index: int, loss: float) -> None:
         """Called with a step's gradients and loss, before they change the weights.
@@ -70,25 +72,40 @@ class Watch:
         """Called by the trainer after each step.
 
         Raises:
-            StageCancelled: a stop was asked for; the checkpoint is written.
+            StageCancelled: a stop was asked for.
             TrainingError: fp16 has skipped too many steps in a row.
         """
         step = int(trainer.state.global_step)
         self._count_skipped(trainer.accelerator, step)
-        record = self._record(step, logs)
-        steps = len(self.runner.steps)
-        if self.early_stopping and self.early_stopping.is_due(step, steps):
-            record["held_out_loss"] = self.early_stopping.evaluate(trainer, self.runner, step)
-            trainer.control.should_training_stop |= self.early_stopping.is_over
-            self._saved_at = -math.inf
-        self._tell(step, record)
-        if step == steps or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
+        self.unfinished = self._record(step, logs)
+        self.finish_step(trainer)
+        if step == len(self.runner.steps) or time.monotonic() - self._saved_at >= self.checkpoint_seconds:
             self.save(trainer)
         self.runner.require_no_stop()
         self._step_began = time.perf_counter()
 
+    def finish_step(self, trainer: Any) -> None:
+        """Try the held-out rows if they are due, and tell the step's figures.
+
+        A stop in the middle of it leaves the step unfinished, in a checkpoint too: this is called again before the
+        training goes on.
+
+        Raises:
+            StageCancelled: a stop was asked for.
+        """
+        if self.unfinished is None:
+            return
+        record, stopping = dict(self.unfinished), self.early_stopping
+        step = int(record["step"])
+        if stopping and stopping.is_due(step, len(self.runner.steps)):
+            record["held_out_loss"] = stopping.evaluate(trainer, self.runner, step)
+            trainer.control.should_training_stop |= stopping.is_over
+            self._saved_at = -math.inf
+        self.unfinished = None
+        self._tell(step, record)
+
     def save(self, trainer: Any) -> None:
-        """Write a checkpoint of the last whole step."""
+        """Write a checkpoint of the last step whose weights are whole."""
         self.store.save(
             Snapshot(
                 step=int(trainer.state.global_step),
@@ -109,7 +126,8 @@ class Watch:
         for record in progress["history"]:
             self._write(record)
         self.trained_tokens, self.train_seconds = progress["trained_tokens"], progress["train_seconds"]
-        self.skipped_steps = progress.get("skipped_steps", 0)  # not in older checkpoints
+        # Not in older checkpoints.
+        self.skipped_steps, self.unfinished = progress.get("skipped_steps", 0), progress.get("unfinished")
         self.runner.stepped_down = progress["stepped_down"]
         if self.early_stopping:
             self.early_stopping.restore(progress["early_stopping"])
@@ -126,6 +144,8 @@ class Watch:
             "trained_tokens": self.trained_tokens,
             "train_seconds": self.train_seconds,
             "skipped_steps": self.skipped_steps,
+            "unfinished": self.unfinished,
+            "is_gpu": self.runner.job.device.is_gpu,
             "layout": asdict(self.runner.layout),
             "execution": self.runner.job.settings.execution.model_dump(mode="json"),
             "stepped_down": self.runner.stepped_down,

@@ -57,7 +57,7 @@ class DataFolder:
         ]
         empty = pl.from_arrow(RAW_SCHEMA.empty_table())
         assert isinstance(empty, pl.DataFrame)
-        return index, pl.concat([pl.read_parquet(chunk) for chunk in chunks]) if chunks else empty
+        return index, pl.concat([pl.read_parquet(chunk, glob=False) for chunk in chunks]) if chunks else empty
 
     def validate(
         self, out: str = "valid", raw: str = "raw", earlier: Sequence[str] = (), maker: str = "1", **settings: Any
@@ -88,7 +88,7 @@ class DataFolder:
 
     def table(self, name: str, out: str = "valid") -> pl.DataFrame:
         """A file of the validated data set."""
-        return pl.read_parquet(self.root / out / name)
+        return pl.read_parquet(self.root / out / name, glob=False)
 
 
 def section(**settings: Any) -> DatasetSection:

@@ -40,7 +40,9 @@ BROKEN = {
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_base: Path) -> DataFolder:
-    return DataFolder(tmp_path, tiny_base)
+    root = tmp_path / "a [1]*"  # as a pattern, it does not name itself
+    root.mkdir()
+    return DataFolder(root, tiny_base)
 
 
 def test_each_breach_goes_to_quarantine_under_its_reason_and_line(folder: DataFolder) -> None:

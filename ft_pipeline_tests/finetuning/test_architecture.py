@@ -44,6 +44,7 @@ def test_names_and_counts_are_those_of_transformers_own_class(kind: str, more: d
         model = AutoModelForCausalLM.from_config(config)
     found = read_architecture(json.loads(config.to_json_string(use_diff=False)))
     assert found.total_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert dict(found.list_tensors()) == {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     linears: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
@@ -142,10 +143,42 @@ def test_a_rank_above_the_hidden_size_is_an_error() -> None:
         find_targets(_LLAMA, ("q_proj",), 4097)
 
 
+def test_the_output_layer_is_no_target() -> None:
+    with pytest.raises(TrainingError, match=r"got lm_head: .* trained whole, by training\.lora\.modules_to_save"):
+        find_targets(_LLAMA, ("q_proj", "lm_head"), 8)
+
+
 def test_modules_that_are_trained_whole_are_counted() -> None:
+    assert count_saved_parameters(_LLAMA, ()) == 0
     assert count_saved_parameters(_LLAMA, ("lm_head",)) == 128_256 * 4096
     assert count_saved_parameters(_LLAMA, ("v_proj",)) == 32 * 1024 * 4096
+    assert count_saved_parameters(_LLAMA, ("input_layernorm",)) == 32 * 4096
     with pytest.raises(
         TrainingError, match=r"modules_to_save must be modules of the model, got head: a Llama model has"
     ):
         count_saved_parameters(_LLAMA, ("head",))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3_text", "phi3", "phi"])
+def test_a_module_that_is_trained_whole_is_what_peft_makes_of_its_name(kind: str) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(kind, **_SIZES, pad_token_id=0, tie_word_embeddings=False)
+    architecture = read_architecture(config.to_dict())
+    target = next(iter(architecture.linears))
+    for name in {tensor.split(".")[-2] for tensor, _ in architecture.list_tensors()} - {target}:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+            adapted = get_peft_model(model, LoraConfig(r=1, target_modules=[target], modules_to_save=[name]))
+        saved = sum(weight.numel() for key, weight in adapted.named_parameters() if "modules_to_save" in key)
+        assert count_saved_parameters(architecture, (name,)) == saved, name
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_tied_embeddings_are_not_trained_whole(name: str) -> None:
+    tied = read_architecture(dict(_SIZES) | {"model_type": "qwen2", "tie_word_embeddings": True})
+    with pytest.raises(TrainingError, match=rf"uses twice: {name} is input embedding and output layer in one"):
+        count_saved_parameters(tied, ("norm", name))
+    assert count_saved_parameters(tied, ("norm",)) == 7 * 192

@@ -13,11 +13,7 @@ import pytest
 
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.backends import BACKENDS
-from ft_pipeline.finetuning.backends.adapter import (
-    check_modules_to_save,
-    check_target_modules,
-    lora_arguments,
-)
+from ft_pipeline.finetuning.backends.adapter import list_linear, lora_arguments
 from ft_pipeline.finetuning.batches import lay_flat, pad_rows
 from ft_pipeline.finetuning.device import find_device
 from ft_pipeline.finetuning.optimizers import make_optimizer, make_optimizer_groups
@@ -201,35 +197,8 @@ def phi3(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_all_linear_leaves_the_output_layer_out(llama: Any, phi3: Any) -> None:
-    assert check_target_modules(llama, "all-linear") == LLAMA_LINEAR
-    assert check_target_modules(phi3, "all-linear") == PHI3_LINEAR
-
-
-def test_an_unknown_target_module_is_an_error_that_lists_the_real_ones(phi3: Any) -> None:
-    message = (
-        r"target_modules must be linear layers of the model; k_proj, q_proj are not\. "
-        r"It has: down_proj, gate_up_proj, o_proj, qkv_proj\."
-    )
-    with pytest.raises(TrainingError, match=message):
-        check_target_modules(phi3, ("q_proj", "k_proj", "o_proj"))
-
-
-def test_the_output_layer_is_no_target_module(llama: Any) -> None:
-    with pytest.raises(TrainingError, match=r"lm_head are not\. .* trained whole, by training\.lora\.modules_to_save"):
-        check_target_modules(llama, ("q_proj", "lm_head"))
-
-
-def test_an_unknown_module_to_save_is_an_error_that_lists_the_real_ones(llama: Any) -> None:
-    with pytest.raises(TrainingError, match=r"modules_to_save .*; head are not\. It has: .*embed_tokens, .*lm_head"):
-        check_modules_to_save(llama, ("head",))
-
-
-@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
-def test_tied_embeddings_are_not_trained_whole(tmp_path: Path, name: str) -> None:
-    tied = _load(tmp_path, "qwen2")
-    with pytest.raises(TrainingError, match=rf"uses twice: {name} is input embedding and output layer in one"):
-        check_modules_to_save(tied, (name,))
-    assert check_modules_to_save(tied, ("norm",)) == ["norm"]
+    assert list_linear(llama) == LLAMA_LINEAR
+    assert list_linear(phi3) == PHI3_LINEAR
 
 
 def _adapt(model: Any, settings: TrainingSection) -> Any:
@@ -249,6 +218,26 @@ def _rates(model: Any, groups: list[dict[str, Any]]) -> dict[str, tuple[float, f
     """Learning rate and weight decay by name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_a_layer_in_4_bits_is_not_trained_whole(llama: Any) -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    layer = Linear4bit(64, 64, bias=False, quant_type="nf4").to("cpu")
+    with pytest.raises(TrainingError, match=r"must be modules in 16 bits, got o_proj: .*load_in_4bit: false"):
+        lora_arguments(_Replaced(llama, o_proj=layer), _settings(modules_to_save=["lm_head", "o_proj"]))
+    assert lora_arguments(llama, _settings(modules_to_save=["o_proj"]))["modules_to_save"] == ["o_proj"]
+
+
+class _Replaced:
+    """A model with other modules under some names."""
+
+    def __init__(self, model: Any, **modules: Any) -> None:
+        self.model, self.modules = model, modules
+
+    def named_modules(self) -> Any:
+        for name, module in self.model.named_modules():
+            yield name, self.modules.get(name.rsplit(".", 1)[-1], module)
 
 
 def test_b_matrices_learn_faster_by_the_ratio(llama: Any) -> None:

@@ -37,7 +37,9 @@ def _targets(rows: Lists) -> list[int]:
 @pytest.fixture
 def make_table(tmp_path: Path) -> MakeTable:
     def make(rows: Lists) -> RowTable:
-        path = tmp_path / "rows.parquet"
+        folder = tmp_path / "a [1]*"  # as a pattern, it does not name itself
+        folder.mkdir()
+        path = folder / "rows.parquet"
         columns = {
             "input_ids": [ids for ids, _ in rows],
             "labels": [labels for _, labels in rows],
@@ -48,7 +50,7 @@ def make_table(tmp_path: Path) -> MakeTable:
         # Labels as the data set's stage writes them: narrower than what torch wants.
         types = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
         pl.DataFrame(columns, schema_overrides=types).write_parquet(path, row_group_size=2)
-        return RowTable(path, tmp_path / "cache")
+        return RowTable(path, folder / "cache")
 
     return make
 

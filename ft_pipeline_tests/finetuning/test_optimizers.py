@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch  # noqa: TID253
 
 from ft_pipeline.errors import MemoryBudgetError
+from ft_pipeline.finetuning.backends import BACKENDS
 from ft_pipeline.finetuning.optimizers import make_optimizer
 from ft_pipeline.finetuning.state_tree import flatten_state, unflatten_state
 from ft_pipeline.recipe import TrainingSection
+from ft_pipeline_tests.finetuning.training_runs import make_request, start
 
 _SETTINGS = TrainingSection.model_validate({"learning_rate": 0.01, "lora": {"rank": 64}})
 
@@ -100,3 +103,19 @@ def test_another_error_of_the_optimizer_stays_what_it_is() -> None:
     optimizer = make_optimizer(Short, {"error": RuntimeError("sizes differ")}, make_model(), _SETTINGS)
     with pytest.raises(RuntimeError, match="sizes differ"):
         optimizer.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_8_bit_optimizer_steps_on_the_cpu_as_well(backend: str, tiny_base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    lora = {"rank": 32, "alpha": 16, "dropout": 0.0}  # matrices large enough for 8-bit moments
+    settings = {"backend": backend, "optimizer": "adamw_8bit", "load_in_4bit": False, "lora": lora}
+    request = make_request(tmp_path, tiny_base, settings)
+    outcome = start(request).finish()
+    assert outcome["figures"]["optimizer"] == "adamw_8bit", outcome
+    checkpoint = max(request.checkpoints.glob("step-*"))
+    moments = [tensor for tensor in load_file(checkpoint / "state.safetensors").values() if tensor.numel() >= 32 * 256]
+    assert moments
+    assert {tensor.dtype for tensor in moments} == {torch.uint8}

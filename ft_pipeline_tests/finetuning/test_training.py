@@ -92,6 +92,22 @@ def test_a_checkpoint_of_another_fingerprint_is_not_taken(tiny_base: Path, tmp_p
     assert "goes on after step" not in outcome["said"]
 
 
+def test_a_checkpoint_of_another_optimizer_is_passed_over_with_one_warning(
+    undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
+) -> None:
+    request = make_request(tmp_path, tiny_base, {"epochs": 2})
+    settings = request.settings.model_copy(update={"optimizer": "adamw_8bit"})
+    run = start(request.model_copy(update={"settings": settings}))
+    run.signal_after_step(3, request.checkpoints, signal.SIGKILL)
+    run.finish()
+    outcome = start(request).finish()
+    assert "figures" in outcome, outcome
+    assert outcome["said"].count("begins anew") == 1
+    assert "holds the state of adamw_8bit, and " in outcome["said"]
+    assert "goes on after step" not in outcome["said"]
+    assert (request.out_dir / _ADAPTER).read_bytes() == undisturbed[0]
+
+
 def test_short_memory_halves_the_micro_batch_and_keeps_the_rows_of_a_step(
     undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -122,21 +138,6 @@ def test_a_training_that_fails_leaves_its_curves_where_the_log_says(tiny_base: P
     assert str(curves) in outcome["said"]
     assert [step for step, tag, _ in read_events(curves) if tag == "training/loss"] == [1, 2, 3]
     assert not (request.out_dir / "tensorboard").exists()
-
-
-def test_early_stopping_ends_the_training_and_keeps_the_best_adapter(tiny_base: Path, tmp_path: Path) -> None:
-    settings = {
-        "epochs": 8,
-        "learning_rate": 0.05,
-        "execution": {"checkpoint_minutes": 0.0, "max_loss_jump": 1000.0},
-        "early_stopping": {"evaluate_every_share": 0.05, "patience": 2},
-    }
-    request = make_request(tmp_path, tiny_base, settings)
-    outcome = start(request).finish()
-    assert "figures" in outcome, outcome
-    assert outcome["figures"]["steps"] < outcome["figures"]["planned_steps"]
-    tried = [point["held_out_loss"] for point in read_history(request) if "held_out_loss" in point]
-    assert outcome["figures"]["held_out_loss"] == pytest.approx(min(tried), rel=1e-4)
 
 
 def test_fewer_rows_than_one_step_are_refused_before_the_device_is_held(tiny_base: Path, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,15 @@ from ft_pipeline.recipe import TrainingSection
 from ft_pipeline.summary import Summary
 
 
-def write_rows(path: Path, count: int, *, first_id: int = 5, poisoned: int | None = None) -> None:
-    """Rows of 6 to 21 tokens, the second half of each learned; `poisoned` has an id that no embedding has."""
+def write_rows(path: Path, count: int, *, first_id: int = 5, poisoned: int | None = None, masked: bool = False) -> None:
+    """Rows of 6 to 21 tokens, the second half of each learned, or none if `masked`.
+
+    `poisoned` has an id that no embedding has.
+    """
     ids = [[1, *((first_id + row * 7 + i * 3) % 250 + 5 for i in range(5 + row % 16))] for row in range(count)]
     labels = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in ids]
+    if masked:
+        labels = [[-100] * len(row) for row in ids]
     if poisoned is not None:
         ids[poisoned][-1] = 10**6
     pl.DataFrame(
@@ -153,6 +160,37 @@ def fail_after_the_third_step() -> None:
             raise RuntimeError("unforeseen")
 
     Watch.__call__ = fail  # type: ignore[method-assign]
+
+
+def be_asked_to_stop_in_the_second_evaluation() -> None:
+    """SIGTERM comes while the held-out rows are tried for the second time."""
+    _be_asked_to_stop_in(lambda evaluation, _is_last: evaluation == 2)
+
+
+def be_asked_to_stop_in_the_last_evaluation() -> None:
+    """SIGTERM comes while the held-out rows are tried after the last step."""
+    _be_asked_to_stop_in(lambda _evaluation, is_last: is_last)
+
+
+def _be_asked_to_stop_in(is_meant: Callable[[int, bool], bool]) -> None:
+    from ft_pipeline.finetuning.early_stopping import EarlyStopping
+
+    evaluate, steps = EarlyStopping.evaluate, []
+
+    def interrupted(self: Any, trainer: Any, runner: Any, step: int) -> float:
+        steps.append(step)
+        if is_meant(len(steps), step == len(runner.steps)):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, trainer, runner, step)
+
+    EarlyStopping.evaluate = interrupted  # type: ignore[method-assign]
+
+
+def die_before_the_artifact() -> None:
+    """The process is killed once all is trained, before anything of the artifact is there."""
+    from ft_pipeline.finetuning import trainer
+
+    trainer._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _main(prepare: str, request: str) -> None:

@@ -35,7 +35,7 @@ def balance_sources(folder: Path, statistics: Statistics) -> list[SourceBalance]
     """The sources in the order of the statistics."""
     counted: dict[tuple[str, str], int] = {}
     for file in (TRAIN_FILE, EVALUATION_FILE):
-        scan = pl.scan_parquet(folder / file).filter(pl.col("set").is_in(POOL))
+        scan = pl.scan_parquet(folder / file, glob=False).filter(pl.col("set").is_in(POOL))
         groups = scan.group_by("set", "source_file").len().collect(engine="streaming")
         counted |= {(name, source): rows for name, source, rows in groups.iter_rows()}
     balances = []

@@ -42,7 +42,7 @@ class Finding:
 
 def find_quarantined(folder: Path) -> list[Finding]:
     """Every reason of quarantine, the most frequent first. A row with two reasons counts in both."""
-    scan = pl.scan_parquet(folder / QUARANTINE_FILE)
+    scan = pl.scan_parquet(folder / QUARANTINE_FILE, glob=False)
     counts = scan.select(pl.col("reasons").explode()).group_by("reasons").len().collect(engine="streaming")
     columns = ("source_file", "source_line", "column", "detail", "row")
     findings = []
@@ -93,7 +93,7 @@ def read_messages(text: str) -> str:
 def _find_examples(folder: Path, code: str) -> tuple[Example, ...]:
     found: list[Example] = []
     for file in (TRAIN_FILE, EVALUATION_FILE):
-        marked = pl.scan_parquet(folder / file).filter(pl.col("warnings").list.contains(code))
+        marked = pl.scan_parquet(folder / file, glob=False).filter(pl.col("warnings").list.contains(code))
         first = marked.select("source_file", "source_line", "messages").head(_EXAMPLES - len(found))
         rows = first.collect(engine="streaming").iter_rows()
         found += [Example(place(name, line), "", write_out(messages)) for name, line, messages in rows]

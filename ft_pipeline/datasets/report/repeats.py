@@ -56,7 +56,7 @@ class Repeats:
 
 def find_repeats(folder: Path) -> Repeats:
     """Count the repetitions and choose the largest clusters of each kind."""
-    scan = pl.scan_parquet(folder / DUPLICATES_FILE)
+    scan = pl.scan_parquet(folder / DUPLICATES_FILE, glob=False)
     counted = dict(scan.group_by("kind").len().collect(engine="streaming").iter_rows())
     kinds = [*KINDS, *sorted(set(counted) - set(KINDS))]
     return Repeats(
@@ -92,7 +92,7 @@ def _read_kept(folder: Path, origins: Iterable[_Origin]) -> dict[_Origin, str]:
     files, lines = sorted({file for file, _ in wanted}), sorted({line for _, line in wanted})
     found: dict[_Origin, str] = {}
     for name in (TRAIN_FILE, EVALUATION_FILE):
-        near = pl.scan_parquet(folder / name).filter(
+        near = pl.scan_parquet(folder / name, glob=False).filter(
             pl.col("source_file").is_in(files) & pl.col("source_line").is_in(lines)
         )
         rows = near.select("source_file", "source_line", "messages").collect(engine="streaming")

@@ -75,7 +75,7 @@ class Sample:
 
 def choose_samples(folder: Path, end_of_turn_id: int | None) -> list[Sample]:
     """The training rows with the smallest keys. Keys are hashes: as good as drawn by lot, and always the same."""
-    scan = pl.scan_parquet(folder / TRAIN_FILE)
+    scan = pl.scan_parquet(folder / TRAIN_FILE, glob=False)
     numbers = scan.select("key").with_row_index("row").bottom_k(COUNT, by=["key", "row"]).collect(engine="streaming")
     columns = ("source_file", "source_line", "messages", "extra", "input_ids", "labels")
     # A slice at a time: a filter would read all ids to find five rows of them.

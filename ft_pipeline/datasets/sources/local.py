@@ -64,8 +64,8 @@ def _require_allowed(path: Path, resolved: Path, allowed: Sequence[Path]) -> Non
 
 def _glob(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
     whole = root / pattern
-    base = Path(whole.anchor)
-    for part in whole.parts[1:]:
+    base = root if whole.is_relative_to(root) else Path(whole.anchor)  # the project's folder is no pattern
+    for part in whole.relative_to(base).parts:
         if glob.has_magic(part):
             break
         base /= part

@@ -2,75 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ft_pipeline.errors import TrainingError
 from ft_pipeline.recipe import TrainingSection
-
-ALL_LINEAR = "all-linear"
-
-
-def check_target_modules(model: Any, wanted: Literal["all-linear"] | Sequence[str]) -> list[str]:
-    """Names of the linear layers that get an update.
-
-    Args:
-        model: The base, quantized or not.
-        wanted: The recipe's names; `all-linear` stands for all but the output layer.
-
-    Raises:
-        TrainingError: a name is none of the model's; the message lists its names.
-    """
-    linear = sorted(_find_linear(model))
-    if isinstance(wanted, str):
-        return linear
-    if missing := sorted(set(wanted) - set(linear)):
-        raise TrainingError(
-            f"training.lora.target_modules must be linear layers of the model; {', '.join(missing)} are not. "
-            f"It has: {', '.join(linear)}. The output layer is trained whole, by training.lora.modules_to_save."
-        )
-    return list(wanted)
-
-
-def check_modules_to_save(model: Any, wanted: Sequence[str]) -> list[str]:
-    """Names of the modules that are trained whole.
-
-    Raises:
-        TrainingError: a name is none of the model's, or the base uses it twice.
-    """
-    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _has_own_weights(module)}
-    if missing := sorted(set(wanted) - names):
-        raise TrainingError(
-            f"training.lora.modules_to_save must be modules of the model with weights; {', '.join(missing)} are not. "
-            f"It has: {', '.join(sorted(names))}."
-        )
-    ends = {_leaf(model, module) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
-    if (shared := sorted(ends & set(wanted))) and _is_tied(model):
-        raise TrainingError(
-            f"training.lora.modules_to_save must not name a tensor that the base uses twice: {', '.join(shared)} is "
-            "input embedding and output layer in one (tie_word_embeddings), and a merged model would keep one of them "
-            "only. Leave it out, or take a base whose embeddings are not tied."
-        )
-    return list(wanted)
 
 
 def lora_arguments(model: Any, settings: TrainingSection) -> dict[str, Any]:
     """The recipe's adapter in the words of `peft.LoraConfig`; Unsloth's `get_peft_model` takes the same ones.
 
+    Its names are checked before (`architecture.find_targets`, `count_saved_parameters`).
+
     Raises:
-        TrainingError: the model lacks a module that the recipe names.
+        TrainingError: a module that shall be trained whole is loaded in 4 bits.
     """
     lora = settings.lora
+    _require_floats(model, lora.modules_to_save)
     return {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": check_target_modules(model, lora.target_modules),
-        "modules_to_save": check_modules_to_save(model, lora.modules_to_save) or None,
+        "target_modules": list_linear(model) if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        "modules_to_save": list(lora.modules_to_save) or None,
         "use_rslora": lora.use_rslora,
         "use_dora": lora.use_dora,
         "bias": "none",
     }
+
+
+def _require_floats(model: Any, wanted: tuple[str, ...]) -> None:
+    named = [(name, module) for name, module in model.named_modules() if wanted and name.endswith(wanted)]
+    quantized = {
+        name.rsplit(".", 1)[-1]
+        for name, module in named
+        if not all(weight.is_floating_point() for weight in module.parameters(recurse=False))
+    }
+    if quantized:
+        raise TrainingError(
+            f"training.lora.modules_to_save must be modules in 16 bits, got {', '.join(sorted(quantized))}: linear "
+            "layers are loaded in 4. Set training.load_in_4bit: false, or name them in training.lora.target_modules."
+        )
 
 
 def train_in_float32(model: Any) -> None:
@@ -83,26 +54,12 @@ def train_in_float32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def _find_linear(model: Any) -> set[str]:
+def list_linear(model: Any) -> list[str]:
+    """Names of the model's linear layers, quantized or not, but for the output layer: what `all-linear` stands for."""
     import torch
 
     head = model.get_output_embeddings()
-    return {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-
-
-def _has_own_weights(module: Any) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
-
-
-def _leaf(model: Any, wanted: Any) -> str:
-    names: Iterator[str] = (name for name, module in model.named_modules() if module is wanted)
-    return next(names, "").rsplit(".", 1)[-1]
-
-
-def _is_tied(model: Any) -> bool:
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
+    linear = (
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    return sorted({name.rsplit(".", 1)[-1] for name in linear})

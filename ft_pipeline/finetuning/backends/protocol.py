@@ -20,7 +20,7 @@ class Backend(Protocol):
         """The base with a fresh adapter as a PEFT model on the device, laid out as the plan says; and its tokenizer.
 
         Raises:
-            TrainingError: the model lacks a module that the recipe names, or the backend an option.
+            TrainingError: the backend lacks an option that the recipe names.
         """
 
     def settle(self, model: Any, job: Job) -> None:

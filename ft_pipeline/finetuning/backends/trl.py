@@ -30,9 +30,6 @@ class TrlBackend:
 
         PEFT's `prepare_model_for_kbit_training` is left out: it makes embeddings and output layer fp32, 2 GiB more for
         an 8B, and frozen norms need no more bits than the base has, because they compute in fp32.
-
-        Raises:
-            TrainingError: the model lacks a module that the recipe names.
         """
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed

@@ -1,7 +1,8 @@
 """Unsloth's model and kernels: the same code on a CPU and a GPU.
 
-Only its public functions are called, but for one thing that has none: how many layers are computed twice can change
-while training goes on.
+What its public functions do not offer is reached inside: which layers are computed twice while training goes on
+(`_unsloth_skip_checkpoint`), attention by rows on torch before 2.12 (`varlen.py`), products that backward never reads
+(`lean_recompute.py`). Each looks first whether this Unsloth is built as it knows it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class UnslothBackend:
         """Unsloth's model with a fresh adapter, and the tokenizer.
 
         Raises:
-            TrainingError: the model lacks a module that the recipe names, or Unsloth cannot train one whole.
+            TrainingError: Unsloth cannot train one of `modules_to_save` whole.
         """
         import torch
         from unsloth import FastLanguageModel
@@ -76,8 +77,8 @@ class UnslothBackend:
                 job.device.label,
             )
         model = _add_adapter(model, job)
-        if job.device.is_gpu:
-            skip_unread_products(model)
+        if job.device.is_gpu and not skip_unread_products(model):
+            _log.info("layers of this family are computed twice as a whole")
         self.set_checkpointed_layers(model, layout.checkpointed_layers)
         return model, tokenizer
 
@@ -154,7 +155,8 @@ def _add_adapter(model: Any, job: Job) -> Any:
             raise
         raise TrainingError(
             "training.lora.modules_to_save must be lm_head, embed_tokens or norms with training.backend: unsloth, got "
-            f"{', '.join(arguments['modules_to_save'])}. Set training.backend: trl, which trains any module whole."
+            f"{', '.join(arguments['modules_to_save'])}. Set training.backend: trl, which also takes "
+            "linear layers of a 16-bit base."
         ) from err
 
 
