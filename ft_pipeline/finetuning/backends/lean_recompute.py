@@ -25,24 +25,26 @@ def skip_unread_products(model: Any) -> bool:
     Returns:
         Whether this model's layers are of that kind.
     """
-    from unsloth.models._utils import find_decoder_layers
-    from unsloth.models.llama import LlamaDecoderLayer_fast_forward
-
+    try:
+        from unsloth.kernels.fast_lora import matmul_lora
+        from unsloth.models._utils import find_decoder_layers
+        from unsloth.models.llama import LlamaDecoderLayer_fast_forward
+        from unsloth_zoo.gradient_checkpointing import in_gradient_checkpoint_recompute
+    except ImportError:
+        return False  # an Unsloth that is built otherwise
     layers = find_decoder_layers(model)
     known = LlamaDecoderLayer_fast_forward.__code__
     if any(inspect.unwrap(type(layer).forward).__code__ is not known for layer in layers):
         return False
-    _watch_products()
+    _watch_products(matmul_lora)
     for layer in layers:
-        layer.mlp.forward = _wrap(layer.mlp.forward, layer.mlp.down_proj)
+        layer.mlp.forward = _wrap(layer.mlp.forward, layer.mlp.down_proj, in_gradient_checkpoint_recompute)
     return True
 
 
-def _wrap(forward: Callable[[Any], Any], down_proj: Any) -> Callable[[Any], Any]:
-    from unsloth_zoo.gradient_checkpointing import in_gradient_checkpoint_recompute
-
+def _wrap(forward: Callable[[Any], Any], down_proj: Any, is_computed_again: Callable[[], bool]) -> Callable[[Any], Any]:
     def lean_forward(states: Any) -> Any:
-        if not in_gradient_checkpoint_recompute():
+        if not is_computed_again():
             return forward(states)
         with _skipping(getattr(down_proj, "base_layer", down_proj)):
             return forward(states)
@@ -59,11 +61,10 @@ def _skipping(linear: Any) -> Iterator[None]:
         _state.skipped = None
 
 
-def _watch_products() -> None:
+def _watch_products(multiply: Callable[..., Any]) -> None:
     """Have Unsloth's products ask whether they are the one to skip."""
     from unsloth.kernels import fast_lora
 
-    multiply = fast_lora.matmul_lora
     if getattr(multiply, "asks", False):
         return
 
