@@ -117,13 +117,23 @@ class Architecture:
 
     def list_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Name and shape of every weight, as transformers saves them."""
+        yield from self.list_end_tensors()
+        of_a_layer = list(self.list_layer_tensors())
+        for layer in range(self.layers):
+            for name, shape in of_a_layer:
+                yield f"model.layers.{layer}.{name}", shape
+
+    def list_layer_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those of one decoder layer, by their name in it."""
+        for name, shape in self.linears.items():
+            yield f"{_locate(name)}.weight", shape
+        for name, size in self.layer_vectors.items():
+            yield name, (size,)
+
+    def list_end_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Those outside the decoder layers."""
         embedding = (self.vocabulary_size, self.hidden_size)
         yield f"model.{_INPUT_LAYER}.weight", embedding
-        for layer in range(self.layers):
-            for name, shape in self.linears.items():
-                yield f"model.layers.{layer}.{_locate(name)}.weight", shape
-            for name, size in self.layer_vectors.items():
-                yield f"model.layers.{layer}.{name}", (size,)
         for name, size in self.end_vectors.items():
             yield name, (size,)
         if not self.tied_embeddings:
@@ -275,6 +285,8 @@ def count_saved_parameters(architecture: Architecture, modules_to_save: tuple[st
     Raises:
         TrainingError: a name is no module of the model that has weights, or the base uses its tensor twice.
     """
+    if not modules_to_save:
+        return 0
     sizes = _count_module_weights(architecture)
     if unknown := [name for name in modules_to_save if name not in sizes]:
         raise TrainingError(
@@ -294,7 +306,11 @@ def count_saved_parameters(architecture: Architecture, modules_to_save: tuple[st
 def _count_module_weights(architecture: Architecture) -> dict[str, int]:
     """Weights of all modules of one name, by the name's last part."""
     sizes: dict[str, int] = {_OUTPUT_LAYER: 0}
-    for tensor, shape in architecture.list_tensors():
-        module = tensor.split(".")[-2]
-        sizes[module] = sizes.get(module, 0) + math.prod(shape)
+    for times, tensors in (
+        (architecture.layers, architecture.list_layer_tensors()),
+        (1, architecture.list_end_tensors()),
+    ):
+        for tensor, shape in tensors:
+            module = tensor.split(".")[-2]
+            sizes[module] = sizes.get(module, 0) + times * math.prod(shape)
     return sizes
