@@ -8,7 +8,6 @@ rows cut to full length, planned for that card, on a base of random weights.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,8 +18,7 @@ import click
 
 from benchmarks.apart import run_apart
 from benchmarks.random_base import make_base_apart
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.tables import RESULTS, write_results
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,7 @@ def main(data: Path | None, folder: Path | None, at_once: int, out: Path) -> Non
                 make_base_apart(bases / shape, shape, data)
         with ThreadPoolExecutor(at_once) as pool:
             rows = list(pool.map(lambda case: measure(case, bases / case.shape, data), CASES))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "small_cards.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (out / "small_cards.md").write_text(to_markdown(rows), encoding="utf-8")
-    click.echo(to_markdown(rows))
+    write_results(out, "small_cards", rows, to_markdown(rows))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import click
 
 from benchmarks.apart import run_apart
 from benchmarks.random_base import make_base_apart
+from benchmarks.tables import RESULTS, write_results
 
-RESULTS = Path(__file__).parent / "results"
 # 6 FLOP a weight and token with every layer computed twice, 4 without, 7.5e9 weights, 790 TFLOP/s of an H200.
 _LIMITS = {True: 17_500, False: 26_000}
 
@@ -103,10 +103,7 @@ def main(data: Path | None, base: Path | None, out: Path) -> None:
         for entry in ENTRIES:
             rows.append(run_entry(entry, base, data))
             click.echo(json.dumps(rows[-1]))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "training.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (out / "training.md").write_text(to_markdown(rows), encoding="utf-8")
-    click.echo(to_markdown(rows))
+    write_results(out, "training", rows, to_markdown(rows))
 
 
 if __name__ == "__main__":

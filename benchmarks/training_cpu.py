@@ -26,6 +26,7 @@ import click
 import polars as pl
 
 from benchmarks.apart import report, run_apart
+from benchmarks.tables import RESULTS, write_results
 from benchmarks.training_ours import train
 from ft_pipeline.datasets.validated import EVALUATION_FILE, HELD_OUT, TRAIN_FILE, read_row_lengths
 from ft_pipeline.pipeline import Pipeline
@@ -35,7 +36,6 @@ from ft_pipeline.recipe_file import find_recipe, load_recipe
 from ft_pipeline.run import Run
 
 PROJECT = Path(__file__).parent.parent
-RESULTS = PROJECT / "benchmarks" / "results"
 _GUIDE_ROWS, _GUIDE_ACCUMULATION = 2, 4
 # A whole training of the demo ends so near to a loss of 0 that ratios of it mean nothing.
 _EPOCHS = 0.4
@@ -242,10 +242,7 @@ def main(step: tuple[str, ...], pairs: int, seeds: int) -> None:
             report(run_script(Path(rows), Path(held_out), settings, **json.loads(options)))
         return
     result = compare(pairs, seeds)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "training_cpu.md").write_text(to_markdown(result), encoding="utf-8")
-    click.echo(to_markdown(result))
+    write_results(RESULTS, "training_cpu", result, to_markdown(result))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ import click
 
 from benchmarks.apart import report, run_apart
 from benchmarks.random_base import SHAPES, make_base_apart, read_texts
+from benchmarks.tables import RESULTS, write_results
 from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.finetuning.memory import Layout, predict_memory
 from ft_pipeline.recipe import LoraSection, TrainingSection
 
-RESULTS = Path(__file__).parent / "results"
 _STEPS = 3
 
 
@@ -153,10 +153,7 @@ def main(*, part: str, data: Path | None, only: str | None, folder: Path | None,
             rows = [row | {"part": part} for rows in found for row in rows]
     kept = [row for row in _read(out / "vram.json") if row["part"] != part]
     rows = sorted(kept + rows, key=lambda row: row["part"] != "fit")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "vram.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (out / "vram.md").write_text(_to_markdown(rows), encoding="utf-8")
-    click.echo(_to_markdown(rows))
+    write_results(out, "vram", rows, _to_markdown(rows))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ft_pipeline.finetuning.device import find_device
 from ft_pipeline.finetuning.job import Job
 from ft_pipeline.finetuning.memory import Layout
 from ft_pipeline.finetuning.planner import RowLengths, plan_training
-from ft_pipeline.finetuning.step_runner import Batches, StepRunner
+from ft_pipeline.finetuning.step_runner import Batches, StepRunner, free_cached_memory
 from ft_pipeline.finetuning.step_trainer import make_trainer
 from ft_pipeline.recipe import LoraSection, TrainingSection
 
@@ -81,8 +80,7 @@ class Bench:
             offload_embeddings=case.offload,
         )
         self._prepare(layout)
-        gc.collect()
-        torch.cuda.empty_cache()
+        free_cached_memory()
         torch.cuda.reset_peak_memory_stats()
         trainer = self._make_trainer(layout, case, steps)
         trainer.train()

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
+from ft_pipeline_tests.user_project import make_project
 
 pytestmark = pytest.mark.slow
-_RECIPE: dict[str, Any] = {
-    "name": "mine",
-    "base_model": {"source": "base"},
-    "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
-    "training": {"effective_batch_tokens": 64},
-}
-_ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
 # How often the daemon looks at its queue, if dagster.yaml does not say otherwise.
 _DEQUEUE_SECONDS = 5.0
 
@@ -33,15 +24,7 @@ _DEQUEUE_SECONDS = 5.0
 @pytest.fixture
 def locks(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of locks of a user's own project whose data set is ready to be trained on."""
-    root = tmp_path / "root"
-    (root / "recipes").mkdir(parents=True)
-    (root / "data").mkdir()
-    (root / "recipes/mine.yaml").write_text(yaml.safe_dump(_RECIPE))
-    (root / "data/rows.jsonl").write_text("".join(_ROW % (number, number) for number in range(20)))
-    shutil.copytree(tiny_base, root / "base")
-    for name, value in {"ROOT": root, "RECIPE": "mine", "LOCK_DIR": root / "locks", "DEVICE": "cpu"}.items():
-        monkeypatch.setenv(f"FT_PIPELINE_{name}", str(value))
-    monkeypatch.delenv("FT_PIPELINE_ARTIFACTS", raising=False)
+    root = make_project(tmp_path / "root", tiny_base, monkeypatch)
     with dg.DagsterInstance.ephemeral() as instance:
         upstream = [dg.AssetKey("raw_dataset"), dg.AssetKey("validated_dataset")]
         defs.resolve_job_def("fine_tune").execute_in_process(asset_selection=upstream, instance=instance)

@@ -151,15 +151,22 @@ class StepRunner:
         self.layout = lower
         model.zero_grad()
         free_cached_memory()
+        _measure_peak_anew()
 
 
 def free_cached_memory() -> None:
-    """Give back what the allocator keeps for later, and measure the peak anew."""
+    """Give back what the allocator keeps for later."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _measure_peak_anew() -> None:
+    import torch
+
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 

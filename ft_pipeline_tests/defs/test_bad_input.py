@@ -14,29 +14,13 @@ import yaml
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.processes.launcher import run_stage
-
-RECIPE: dict[str, Any] = {
-    "name": "mine",
-    "base_model": {"source": "base"},
-    "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
-    "training": {"effective_batch_tokens": 64},
-    "evaluation": {"max_new_tokens": 4},
-}
-ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
+from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
 
 
 @pytest.fixture
 def user(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a user's own project: recipe, data and base."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "recipes/mine.yaml").write_text(yaml.safe_dump(RECIPE))
-    (tmp_path / "data/rows.jsonl").write_text("".join(ROW % (number, number) for number in range(20)))
-    shutil.copytree(tiny_base, tmp_path / "base")
-    for name, value in {"ROOT": tmp_path, "RECIPE": "mine", "LOCK_DIR": tmp_path / "locks", "DEVICE": "cpu"}.items():
-        monkeypatch.setenv(f"FT_PIPELINE_{name}", str(value))
-    monkeypatch.delenv("FT_PIPELINE_ARTIFACTS", raising=False)
-    return tmp_path
+    return make_project(tmp_path, tiny_base, monkeypatch)
 
 
 def _run(*assets: str, pipeline: dict[str, Any] | None = None, gpu: dict[str, Any] | None = None) -> str:

@@ -1,0 +1,32 @@
+"""A user's own project: recipe, data and base."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+RECIPE: dict[str, Any] = {
+    "name": "mine",
+    "base_model": {"source": "base"},
+    "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
+    "training": {"effective_batch_tokens": 64},
+    "evaluation": {"max_new_tokens": 4},
+}
+ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
+
+
+def make_project(root: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lay it out in a folder, and let the environment name it."""
+    for name in ("recipes", "data"):
+        (root / name).mkdir(parents=True)
+    (root / "recipes/mine.yaml").write_text(yaml.safe_dump(RECIPE))
+    (root / "data/rows.jsonl").write_text("".join(ROW % (number, number) for number in range(20)))
+    shutil.copytree(base, root / "base")
+    for name, value in {"ROOT": root, "RECIPE": "mine", "LOCK_DIR": root / "locks", "DEVICE": "cpu"}.items():
+        monkeypatch.setenv(f"FT_PIPELINE_{name}", str(value))
+    monkeypatch.delenv("FT_PIPELINE_ARTIFACTS", raising=False)
+    return root
