@@ -21,7 +21,7 @@ help: ## This list
 
 setup: $(READY) ## Virtual environment, pinned packages, llama.cpp (once)
 
-$(READY): pyproject.toml constraints.txt scripts/setup.sh
+$(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/ggml-quants-lanes.patch
 	@bash scripts/setup.sh
 
 # Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,21 +85,22 @@ class Written:
 
 
 def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:
-    files: dict[str, FileRecord] = {}
+    known = written.summary.sha256
+    paths: dict[str, Path] = {}
     for path in sorted(draft.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ArtifactError(f"an artifact holds plain files only; {path.relative_to(draft)} of {key.asset} is none")
         if path.is_file():
-            name = path.relative_to(draft).as_posix()
-            files[name] = FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
+            paths[path.relative_to(draft).as_posix()] = path
+    hashes = known | _hash_files({name: path for name, path in paths.items() if name not in known})
     return Manifest(
         format=FORMAT,
         asset=key.asset,
         fingerprint=key.fingerprint,
         upstream=dict(key.upstream),
         ingredients=dict(key.ingredients),
-        files=files,
-        summary=written.summary,
+        files={name: FileRecord(sha256=hashes[name], size_bytes=path.stat().st_size) for name, path in paths.items()},
+        summary=written.summary.model_copy(update={"sha256": {}}),
         notes=dict(written.notes or {}),
         wall_seconds=round(wall_seconds, 3),
         peak_rss_bytes=written.peak_rss_bytes,
@@ -105,15 +108,25 @@ def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: floa
     )
 
 
+def _hash_files(paths: Mapping[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file, several at a time: hashlib lets other threads run meanwhile."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(hash_file, paths.values()), strict=True))
+
+
 def find_faults(artifact: Artifact) -> Iterator[tuple[str, str]]:
     present = {p.relative_to(artifact.path).as_posix() for p in artifact.path.rglob("*") if not p.is_dir()}
     for name in sorted(present - set(artifact.manifest.files) - {MANIFEST}):
         yield name, "not in the manifest"
+    to_hash = {}
     for name, record in artifact.manifest.files.items():
         path = artifact.path / name
         if name not in present or path.is_symlink():
             yield name, "missing"
         elif (size := path.stat().st_size) != record.size_bytes:
             yield name, f"{size} bytes, expected {record.size_bytes}"
-        elif (sha256 := hash_file(path)) != record.sha256:
-            yield name, f"SHA-256 {sha256[:12]}…, expected {record.sha256[:12]}…"
+        else:
+            to_hash[name] = path
+    for name, sha256 in _hash_files(to_hash).items():
+        if sha256 != (expected := artifact.manifest.files[name].sha256):
+            yield name, f"SHA-256 {sha256[:12]}…, expected {expected[:12]}…"

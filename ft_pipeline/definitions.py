@@ -2,12 +2,13 @@
 
 import dagster as dg
 
-from ft_pipeline.defs import assets
+from ft_pipeline.defs import assets, checks
 from ft_pipeline.defs.automation import fine_tune
 from ft_pipeline.defs.resources import GpuResource, PipelineResource
 
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([assets]),
+    asset_checks=dg.load_asset_checks_from_modules([checks]),
     jobs=[fine_tune],
     resources={"pipeline": PipelineResource(), "gpu": GpuResource()},
     # Heavy stages run in processes of their own, so one process for the graph is enough, and 10 s faster.

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FLUSH_SECONDS = 1.0
 
 
 def sync(path: Path) -> None:
@@ -14,6 +19,27 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def flushing(path: Path) -> Iterator[None]:
+    """Have the kernel write a file back while another process writes it, so that `sync` finds little left to do.
+
+    What goes wrong with that is left to `sync`, which will meet it too.
+    """
+    is_over = threading.Event()
+
+    def flush() -> None:
+        while not is_over.wait(_FLUSH_SECONDS):
+            with suppress(OSError):
+                sync(path)
+
+    thread = threading.Thread(target=flush, name="flush", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()  # a flush that is under way may end by itself
 
 
 def sync_tree(folder: Path) -> None:

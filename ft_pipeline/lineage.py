@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ft_pipeline.artifact import ArtifactKey
+from ft_pipeline.quantization.types import needs_importance
 from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
@@ -21,15 +22,17 @@ CODE_VERSIONS = {
     "raw_dataset": "3",
     "validated_dataset": "3",
     "data_report": "1",
-    "trained_adapter": "3",
-    "merged_model": "1",
-    "gguf_model": "1",
-    "base_gguf": "1",
+    "export_check": "1",
+    "trained_adapter": "4",
+    "merged_model": "2",
+    "f16_gguf": "1",
+    "gguf_model": "2",
+    "base_gguf": "2",
     "evaluation_report": "1",
     "published_model": "1",
 }
 # Those that a person selects; the others are made on the way.
-ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf", "data_report"}
+ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf", "data_report", "export_check", "f16_gguf"}
 _GENERATION = "generation"
 _CHECKING = (
     *("polars", "pyarrow", "pandera", "transformers", "tokenizers", "rensa"),
@@ -39,15 +42,18 @@ _TRAINING = (
     *("torch", "unsloth", "unsloth-zoo", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate"),
     "numpy",  # orders the rows
 )
+_EXPORT = ("llama-cpp-python", "transformers")
 # Packages whose version can change an artifact's bytes.
 _PACKAGES = {
     "raw_dataset": ("pyarrow", "msgspec"),
     "validated_dataset": _CHECKING,
     "data_report": ("polars", "matplotlib", "jinja2"),
     "trained_adapter": _TRAINING,
-    "merged_model": ("torch", "transformers", "peft", "safetensors"),
-    "gguf_model": ("llama-cpp-python", "transformers"),
-    "base_gguf": ("llama-cpp-python", "transformers"),
+    "export_check": _EXPORT,
+    "merged_model": ("torch", "transformers", "safetensors", "bitsandbytes"),
+    "f16_gguf": _EXPORT,
+    "gguf_model": _EXPORT,
+    "base_gguf": _EXPORT,
     "evaluation_report": ("llama-cpp-python", "numpy", "matplotlib"),
 }
 
@@ -95,17 +101,49 @@ class Lineage:
         return self._key("trained_adapter", ingredients, self.validated_dataset)
 
     @cached_property
+    def export_check(self) -> ArtifactKey:
+        """Whether the base can be exported as the recipe wants it."""
+        return self._key(
+            "export_check",
+            {
+                "base": self._base,
+                # llama.cpp reads Phi-3's tokens by the model's name.
+                "name": self._recipe.name,
+                "quantization": self._quantization,
+                "dtype": self._recipe.merging.dtype,
+            },
+        )
+
+    @cached_property
     def merged_model(self) -> ArtifactKey:
-        return self._key("merged_model", {"base": self._base}, self.trained_adapter)
+        ingredients = {"base": self._base, "merging": self._recipe.merging.model_dump()}
+        return self._key("merged_model", ingredients, self.trained_adapter)
+
+    @cached_property
+    def f16_gguf(self) -> ArtifactKey:
+        """The merged model as a 16-bit GGUF."""
+        return self._key("f16_gguf", self._named, self.merged_model)
+
+    @cached_property
+    def base_f16_gguf(self) -> ArtifactKey:
+        """The base as a 16-bit GGUF."""
+        ingredients = {"name": self._recipe.name, "base": self._base, "dtype": self._recipe.merging.dtype}
+        return self._key("f16_gguf", ingredients)
 
     @cached_property
     def gguf_model(self) -> ArtifactKey:
-        return self._key("gguf_model", self._gguf_ingredients, self.merged_model, self.validated_dataset)
+        ingredients = {**self._named, "quantization": self._quantization}
+        return self._key("gguf_model", ingredients, self.f16_gguf, self.trained_adapter, self.validated_dataset)
 
     @cached_property
     def base_gguf(self) -> ArtifactKey:
-        """The base in the types of the recipe, to compare with: made once for a base, used by every retraining."""
-        return self._key("base_gguf", {**self._gguf_ingredients, "base": self._base})
+        """The base in the types of the recipe, to compare with: made once for a base, used by every retraining.
+
+        Types that cannot be made without an importance matrix take the one of the training, so they are made anew.
+        """
+        ingredients = {"name": self._recipe.name, "quantization": self._quantization}
+        upstream = [self.trained_adapter] if needs_importance(self._recipe.quantization.types) else []
+        return self._key("base_gguf", ingredients, self.base_f16_gguf, *upstream)
 
     def evaluation_report(self, champion: str | None) -> ArtifactKey:
         """Key of the report of this challenger against the `gguf_model` with the fingerprint `champion`."""
@@ -113,8 +151,13 @@ class Lineage:
         return self._key("evaluation_report", ingredients, self.gguf_model, self.base_gguf, self.validated_dataset)
 
     @property
-    def _gguf_ingredients(self) -> dict[str, Any]:
-        return {"name": self._recipe.name, "quantization": self._recipe.quantization.model_dump()}
+    def _named(self) -> dict[str, Any]:
+        # Written into the files.
+        return {"name": self._recipe.name, "description": self._recipe.description}
+
+    @property
+    def _quantization(self) -> dict[str, Any]:
+        return self._recipe.quantization.model_dump()
 
     def _key(self, asset: str, ingredients: dict[str, Any], *upstream: ArtifactKey) -> ArtifactKey:
         key = ArtifactKey(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ft_pipeline.datasets.checks import Action, find_faults
 from ft_pipeline.datasets.checks.languages import find_language_fault
 from ft_pipeline.datasets.formats import FORMATS, find_column_faults
-from ft_pipeline.quantization.types import check_types
+from ft_pipeline.quantization.types import check_tensor_types, check_types, needs_importance, tensor_needs_importance
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
@@ -225,20 +225,61 @@ class TrainingSection(Section):
     )
     early_stopping: EarlyStoppingSection | None = Field(None, description="None: the whole training is done.")
     seed: int = Field(3407, ge=0, lt=2**32, description="Of the adapter's start and the order of the rows.")
+    importance_tokens: int = Field(
+        32_768,
+        ge=0,
+        description="Training tokens that the trained model reads once more for the importance matrix of quantizing; "
+        "0: none.",
+    )
     execution: ExecutionSection = ExecutionSection()
+
+
+class MergingSection(Section):
+    """How adapter and base become one model."""
+
+    merge_base: Literal["w16", "nf4"] = Field(
+        "w16",
+        description="w16: the 16-bit base. nf4: the base as the adapter saw it in training, rounded to NF4 and back.",
+    )
+    dtype: Literal["float16", "bfloat16"] = Field(
+        "float16",
+        description="Type of the merged weights. float16 keeps 11 bits and ends at 65504, beyond which a weight is an "
+        "error; bfloat16 keeps 8 bits and takes all values.",
+    )
 
 
 class QuantizationSection(Section):
     """The GGUF files that ship. The first type is the one that is gated and published."""
 
     types: tuple[str, ...] = Field(("Q4_K_M",), min_length=1, description="llama.cpp file types, e.g. Q4_K_M.")
+    tensor_types: dict[str, str] = Field(
+        default_factory=dict,
+        description="Other types for some tensors: a regular expression on their GGUF names to a ggml type, such as "
+        "{ffn_down: q6_k}.",
+    )
+    imatrix: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Quantize with the importance matrix of the training rows; auto: where the type gains from it.",
+    )
+    split_gib: float | None = Field(None, gt=0, description="Larger GGUFs become several files of at most this size.")
     context_tokens: int = Field(4096, ge=16, description="num_ctx of the Ollama Modelfile.")
+    system: str | None = Field(None, description="SYSTEM of the Ollama Modelfile.")
+    ollama: bool = Field(
+        True, description="Write a Modelfile; false for a chat template that Ollama's TEMPLATE cannot express."
+    )
+    lora_gguf: bool = Field(True, description="Also write the adapter as a GGUF, to be loaded on top of the base's.")
 
     @field_validator("types")
     @classmethod
     def _known_types(cls, types: tuple[str, ...]) -> tuple[str, ...]:
         check_types(types)
         return types
+
+    @field_validator("tensor_types")
+    @classmethod
+    def _known_tensor_types(cls, tensor_types: dict[str, str]) -> dict[str, str]:
+        check_tensor_types(tensor_types)
+        return tensor_types
 
 
 class GateSection(Section):
@@ -280,9 +321,25 @@ class Recipe(Section):
     base_model: BaseModelSection
     dataset: DatasetSection
     training: TrainingSection = TrainingSection()
+    merging: MergingSection = MergingSection()
     quantization: QuantizationSection = QuantizationSection()
     evaluation: EvaluationSection = EvaluationSection()
     retention: RetentionSection = RetentionSection()
+
+    @model_validator(mode="after")
+    def _types_have_their_matrix(self) -> Recipe:
+        tensor_types = self.quantization.tensor_types.values()
+        needy = [name for name in self.quantization.types if needs_importance([name])]
+        needy += [name for name in tensor_types if tensor_needs_importance(name)]
+        if not needy:
+            return self
+        if self.quantization.imatrix == "never" or not self.training.importance_tokens:
+            raise ValueError(
+                f"{', '.join(needy)} cannot be made without an importance matrix, and quantization.imatrix is "
+                f"{self.quantization.imatrix}, training.importance_tokens {self.training.importance_tokens}. Let the "
+                "training compute one, or take another type"
+            )
+        return self
 
     @model_validator(mode="after")
     def _gate_names_test_sets(self) -> Recipe:

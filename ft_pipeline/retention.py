@@ -13,6 +13,7 @@ from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.run_record import PastRun, RunFolder
 
 _Key = tuple[str, str]
+_WEIGHTS, _REFERENCE = "merged_model", "f16_gguf"
 _RECORDS_KEPT = timedelta(days=30)
 # Artifacts that no run on record has asked for: of another version, or of a person.
 _UNKNOWN_KEPT = timedelta(days=7)
@@ -27,7 +28,12 @@ class Collected:
 
 
 def collect_garbage(
-    store: ArtifactStore, published: Iterable[_Key], *, keep_last: int | None = None, dry_run: bool = False
+    store: ArtifactStore,
+    published: Iterable[_Key],
+    *,
+    keep_last: int | None = None,
+    dry_run: bool = False,
+    evaluated: str | None = None,
 ) -> Collected:
     """Remove artifacts that no champion, no live run and none of a recipe's last runs was made with.
 
@@ -36,13 +42,17 @@ def collect_garbage(
         published: Asset and fingerprint of what must stay, with all that it was made from.
         keep_last: How many runs of each recipe count; None: what the recipe says.
         dry_run: Only say what would go.
+        evaluated: The run that collects, when its evaluation is done: it needs no 16-bit GGUF any more.
     """
     runs = RunFolder(store.root)
     with runs.guard():
         past = list(runs.list_runs())
-        kept = _without_weights(_reachable(store, published, refuse_damage=True))
+        kept = _without(_reachable(store, published, refuse_damage=True), _WEIGHTS, _REFERENCE)
         kept |= _of_last_runs(store, past, kept, keep_last)
-        kept |= _reachable(store, (key for run in past if run.is_live for key in run.record.artifacts))
+        for run in past:
+            if run.is_live:
+                needed = _reachable(store, run.record.artifacts)
+                kept |= _without(needed, _REFERENCE) if run.id == evaluated else needed
         mentioned = {key for run in past for key in run.record.artifacts}
         removed, freed = [], 0
         for artifact in store.list_artifacts():
@@ -69,18 +79,20 @@ def _of_last_runs(store: ArtifactStore, past: list[PastRun], kept: set[_Key], ke
         if counts[recipe.name] >= (keep_last or recipe.retention.keep_last):
             continue
         made = _reachable(store, run.record.artifacts)
+        if any(asset == "evaluation_report" for asset, _ in made):
+            made = _without(made, _REFERENCE)
         if recipe.name in seen:
-            made = _without_weights(made)
+            made = _without(made, _WEIGHTS, _REFERENCE)
         seen.add(recipe.name)
-        if _without_weights(made) - kept - found:
+        if _without(made, _WEIGHTS, _REFERENCE) - kept - found:
             counts[recipe.name] += 1
         found |= made
     return found
 
 
-def _without_weights(keys: set[_Key]) -> set[_Key]:
-    """Without 16-bit weights, which are as large as all the rest and can be merged again from the adapter."""
-    return {key for key in keys if key[0] != "merged_model"}
+def _without(keys: set[_Key], *assets: str) -> set[_Key]:
+    """Without 16-bit weights or GGUFs, which are as large as all the rest and can be made again from the adapter."""
+    return {key for key in keys if key[0] not in assets}
 
 
 def _forget_old(store: ArtifactStore, runs: RunFolder, past: list[PastRun]) -> None:

@@ -33,6 +33,7 @@ class Summary(BaseModel):
         plots: Title to the name of a PNG file inside the artifact.
         files: Label to the name of a file inside the artifact that a person would open.
         checks: What was promised of the artifact and whether it holds.
+        sha256: By file name, what a stage has hashed while it wrote; other files are read again for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,7 @@ class Summary(BaseModel):
     plots: dict[str, str] = {}
     files: dict[str, str] = {}
     checks: list[Check] = []
+    sha256: dict[str, str] = {}
 
     @property
     def failed(self) -> list[Check]:

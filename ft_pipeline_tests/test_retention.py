@@ -111,6 +111,38 @@ def test_what_a_live_run_needs_stays_however_old_it_is(machine: Machine) -> None
     assert ("mine", 0) not in machine.left("gguf_model")
 
 
+def _run_to_the_report(machine: Machine, *, is_evaluated: bool) -> None:
+    chain = ("trained_adapter", "merged_model", "f16_gguf", "gguf_model", "evaluation_report")
+    key: ArtifactKey | None = None
+    made = []
+    for asset in chain if is_evaluated else chain[:-1]:
+        key = ArtifactKey(asset, {"of": ["mine", 0]}, {key.asset: key.fingerprint} if key else {})
+        machine.store.build(key, _write)
+        made.append((asset, key.fingerprint))
+    machine.run(0)
+    record = machine.runs.read("mine-0")
+    assert record
+    machine.runs.write("mine-0", record.model_copy(update={"artifacts": tuple(made)}))
+
+
+@pytest.mark.parametrize("is_evaluated", [False, True])
+def test_the_16_bit_gguf_stays_until_the_evaluation_has_used_it(machine: Machine, is_evaluated: bool) -> None:
+    _run_to_the_report(machine, is_evaluated=is_evaluated)
+    machine.collect()
+    assert machine.left("f16_gguf") == (set() if is_evaluated else {("mine", 0)})
+    assert machine.left("merged_model") == {("mine", 0)}
+
+
+def test_a_run_that_publishes_gives_up_its_16_bit_gguf_while_it_lives(machine: Machine) -> None:
+    _run_to_the_report(machine, is_evaluated=True)
+    held = machine.runs.hold("mine-0")
+    machine.collect()
+    assert machine.left("f16_gguf") == {("mine", 0)}, "another run's collection takes nothing from it"
+    collect_garbage(machine.store, [], evaluated="mine-0")
+    assert machine.left("f16_gguf") == set()
+    os.close(held)
+
+
 def test_a_run_that_only_reused_does_not_push_another_one_out(machine: Machine) -> None:
     machine.run(1)
     machine.run(2)

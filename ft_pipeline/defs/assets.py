@@ -46,16 +46,16 @@ def trained_adapter(
     return to_result(pipeline.open(context).trained_adapter(gpu.settings()))
 
 
-@_asset("merged_model", {"pytorch", "safetensors"}, deps=[trained_adapter])
+@_asset("merged_model", {"pytorch", "safetensors"}, deps=[trained_adapter], check_specs=checks.MERGED_MODEL)
 def merged_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
-    """The adapter merged into the 16-bit base: fp16 safetensors."""
-    return to_result(pipeline.open(context).merged_model())
+    """The adapter merged into the 16-bit base: safetensors, verified tensor by tensor and by its logits."""
+    return to_result(pipeline.open(context).merged_model(), checks.MERGED_MODEL)
 
 
-@_asset("gguf_model", {"llamacpp", "gguf"}, deps=[merged_model, validated_dataset])
+@_asset("gguf_model", {"llamacpp", "gguf"}, deps=[merged_model, validated_dataset], check_specs=checks.GGUF_MODEL)
 def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
     """The merged model quantized to the recipe's GGUF types, its tokens and template checked in llama.cpp."""
-    return to_result(pipeline.open(context).gguf_model())
+    return to_result(pipeline.open(context).gguf_model(), checks.GGUF_MODEL)
 
 
 @_asset(

@@ -1,13 +1,14 @@
 """From an artifact's summary to what Dagster's UI shows."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ft_pipeline.artifact import Artifact
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.pipeline import Publication
 from ft_pipeline.summary import Check, Scalar
 
@@ -69,6 +70,15 @@ def publication_to_result(publication: Publication) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         metadata=metadata, data_version=dg.DataVersion(champion.gguf_model if champion else "none")
     )
+
+
+def to_check(examine: Callable[[], Artifact]) -> dg.AssetCheckResult:
+    """The result of a check that is an artifact of its own; what it raises for people is why it failed."""
+    try:
+        artifact = examine()
+    except PipelineError as err:
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.ERROR, description=str(err))
+    return dg.AssetCheckResult(passed=True, metadata=_show(artifact))
 
 
 def _to_value(value: Scalar) -> dg.MetadataValue[Any]:

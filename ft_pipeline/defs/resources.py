@@ -30,7 +30,7 @@ class PipelineResource(dg.ConfigurableResource):
 
     _run: Run | None = PrivateAttr(default=None)
 
-    def open(self, context: dg.AssetExecutionContext) -> Pipeline:
+    def open(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Pipeline:
         """The pipeline of this run; a run that retries another one goes on with what that one began with."""
         if self._run is None:
             root = environment.project_root()
@@ -52,7 +52,7 @@ class PipelineResource(dg.ConfigurableResource):
         return load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides)
 
 
-def _find_ids(context: dg.AssetExecutionContext) -> list[str]:
+def _find_ids(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[str]:
     """The run and those that it re-executes, nearest first."""
     run: dg.DagsterRun | None = context.run
     ids = []

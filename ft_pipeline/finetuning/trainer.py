@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.base_model import copy_tokenizer
-from ft_pipeline.errors import StageCancelled
+from ft_pipeline.errors import MemoryBudgetError, StageCancelled
 from ft_pipeline.finetuning.backends import BACKENDS, Backend
 from ft_pipeline.finetuning.batches import RowTable
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
@@ -25,6 +25,7 @@ from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.early_stopping import EarlyStopping, best_adapter_file
 from ft_pipeline.finetuning.guards import LossGuard
 from ft_pipeline.finetuning.held_out import HeldOut
+from ft_pipeline.finetuning.importance import measure_importance, write_importance
 from ft_pipeline.finetuning.job import HISTORY_FILE, Job, TrainRequest
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.finetuning.loading import limit_vram, told_when_short
@@ -106,8 +107,9 @@ def _train(found: Preflight, device: Device, scratch: Path, request: TrainReques
         if found.held_out
         else None
     )
+    figures = _measure_importance(training, request, reporter)
     _save(request, training)
-    return _summarize(training, request, held_out_loss)
+    return _summarize(training, request, {"held_out_loss": held_out_loss, **figures})
 
 
 def _load_snapshot(
@@ -229,6 +231,21 @@ def _asked_to_stop(runner: StepRunner) -> Iterator[None]:
         raise StageCancelled("the stage was asked to stop")
 
 
+def _measure_importance(training: Training, request: TrainRequest, reporter: Reporter) -> dict[str, float]:
+    """For quantizing; what is trained is not lost for want of it."""
+    runner, tokens = training.runner, request.settings.importance_tokens
+    if not tokens:
+        return {}
+    started = time.monotonic()
+    try:
+        found = measure_importance(training.model, runner, training.trainer.loss_of, tokens, reporter.warning)
+    except MemoryBudgetError as err:
+        reporter.warning(f"quantizing will have no importance matrix: {err}")
+        return {}
+    write_importance(request.out_dir, found)
+    return {"importance_tokens": found.tokens, "importance_seconds": round(time.monotonic() - started, 2)}
+
+
 def _save(request: TrainRequest, training: Training) -> None:
     out_dir = request.out_dir
     training.model.save_pretrained(str(out_dir), safe_serialization=True)
@@ -243,7 +260,7 @@ def _save(request: TrainRequest, training: Training) -> None:
     (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
 
 
-def _summarize(training: Training, request: TrainRequest, held_out_loss: float | None) -> Summary:
+def _summarize(training: Training, request: TrainRequest, measured: dict[str, float | None]) -> Summary:
     job, watch, runner = training.job, training.watch, training.runner
     history = watch.curves.as_history()
     figures: dict[str, Any] = {
@@ -252,7 +269,7 @@ def _summarize(training: Training, request: TrainRequest, held_out_loss: float |
         "steps": int(history[-1]["step"]),
         "planned_steps": len(runner.steps),
         "final_loss": history[-1]["loss"],
-        "held_out_loss": held_out_loss,
+        **measured,
         "train_seconds": round(watch.train_seconds, 1),
         "trained_tokens": watch.trained_tokens,
         "tokens_per_second": round(watch.trained_tokens / watch.train_seconds),

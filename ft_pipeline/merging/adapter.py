@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.merging.adapter_config import read_adapter_config, resolve_scaling
+from ft_pipeline.merging.names import find_names
 from ft_pipeline.merging.shards import Shards
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_LORA_WEIGHT = re.compile(r"^(?P<module>.+)\.lora_(?:embedding_)?(?P<factor>[AB])(?:\.weight)?$")
-_LORA_BIAS = re.compile(r"^(?P<module>.+)\.lora_B\.bias$")
-_DORA_MAGNITUDE = re.compile(r"^(?P<module>.+)\.lora_magnitude_vector(?:\.weight)?$")
+_KEY = re.compile(
+    r"^(?P<module>.+)\.(?:lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?"
+    r"|(?P<bias>lora_B\.bias)|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)$"
+)
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Target:
-    """A tensor of the base that an adapter changes.
+class Update:
+    """How an adapter changes one tensor of the base: value = (whole or base) + what is low-rank or added.
+
+    Keys name tensors of the adapter's file.
 
     Attributes:
-        shape: The shape that the base's tensor must have; a low-rank product may stand
-            transposed (embeddings, and layers of the kind `fan_in_fan_out`).
-        low_rank: Changed by a product of two factors; otherwise replaced as a whole (`modules_to_save`).
-        untrained: A factor is all zero, as it is before training (B; of an embedding, A): nothing changes here.
+        shape: Of the base's tensor.
+        whole: Key of a tensor that takes the base's place (`modules_to_save`, trained biases, saved embeddings).
+        a: Key of LoRA's A, (r, in); of an embedding (r, vocabulary).
+        b: Key of LoRA's B, (out, r); of an embedding (hidden, r).
+        scaling: alpha / r, or alpha / sqrt(r); of the low-rank product and of `added`.
+        magnitude: Key of DoRA's magnitudes.
+        transposed: The base's tensor is (B A)^T: embeddings, and layers of the kind `fan_in_fan_out`.
+        is_embedding: Rows are looked up, not multiplied with.
+        added: Key of a vector to add (the bias of LoRA's B).
+        untrained: A factor is all zero, as it is before training (B; of an embedding, A), and nothing else changes.
     """
 
     shape: tuple[int, ...]
-    low_rank: bool
-    untrained: bool
+    whole: str | None = None
+    a: str | None = None
+    b: str | None = None
+    scaling: float = 1.0
+    magnitude: str | None = None
+    transposed: bool = False
+    is_embedding: bool = False
+    added: str | None = None
+    untrained: bool = False
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of the base has the right shape."""
-        return shape == self.shape or (self.low_rank and shape == self.shape[::-1])
+    @property
+    def low_rank(self) -> bool:
+        """Changed by a product of two factors."""
+        return self.a is not None
+
+    @property
+    def must_change(self) -> bool:
+        """Whether what is written has to differ from the base: a whole tensor may have been trained to nothing."""
+        return (self.low_rank or self.added is not None) and not self.untrained
 
 
 @dataclass(frozen=True)
@@ -46,27 +72,56 @@ class Adapter:
     """A LoRA adapter's folder.
 
     Attributes:
-        targets: By the name of the base's tensor.
+        updates: By the name of the base's tensor; before `fit_adapter`, of the model's parameter.
         base: What the adapter's configuration says that it was trained on.
+        fan_in_fan_out: Whether its configuration speaks of layers that store their weights transposed.
     """
 
     folder: Path
-    targets: dict[str, Target]
+    updates: dict[str, Update]
     base: str
+    fan_in_fan_out: bool = False
 
     @property
     def untrained(self) -> list[str]:
         """The tensors that the adapter targets and does not change."""
-        return [name for name, target in self.targets.items() if target.untrained]
+        return [name for name, update in self.updates.items() if update.untrained]
+
+    def read(self, key: str) -> Any:
+        """One tensor of the adapter's file, as a float32 `torch.Tensor` of its own on the CPU."""
+        import torch
+
+        return self._weights.get_tensor(key).to(torch.float32, copy=True)
+
+    def slice(self, key: str) -> Any:
+        """One tensor of the adapter's file, which is read when it is indexed; what that gives must not be changed.
+
+        It is the file itself, mapped, and every later reader would see the change.
+        """
+        return self._weights.get_slice(key)
+
+    @cached_property
+    def _weights(self) -> Any:
+        return safe_open(self.folder / WEIGHTS_FILE, framework="pt")
+
+
+def open_adapter(folder: Path, base: Shards) -> Adapter:
+    """Read an adapter and find the tensors of the base that it changes.
+
+    Raises:
+        ConversionError: no LoRA adapter, one that does more than a merge can, a damaged file, or another base's.
+    """
+    return fit_adapter(read_adapter(folder), base)
 
 
 def read_adapter(folder: Path) -> Adapter:
     """Read an adapter's configuration and the shapes of its tensors.
 
     Raises:
-        ConversionError: no LoRA adapter, no safetensors, a damaged file, or tensors that are no LoRA's.
+        ConversionError: no LoRA adapter, one that does more than a merge can, no safetensors, a damaged file, values
+            that are not finite, or tensors that are no LoRA's.
     """
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("adapter_model*"))) or "no weights"
@@ -76,67 +131,120 @@ def read_adapter(folder: Path) -> Adapter:
         )
     try:
         with safe_open(path, framework="pt") as weights:
-            targets = _find_targets(weights)
+            updates = _find_updates(weights, config, path)
     except (SafetensorError, OSError) as err:
         raise ConversionError(
             f"an adapter's weights must be whole; {path} is damaged or truncated ({err}). Train or fetch it again."
         ) from err
-    if not targets:
+    if not updates:
         raise ConversionError(f"an adapter must change at least one tensor; {path} holds none.")
-    return Adapter(folder, targets, str(config.get("base_model_name_or_path") or "unknown"))
+    base = str(config.get("base_model_name_or_path") or "unknown")
+    return Adapter(folder, updates, base, bool(config.get("fan_in_fan_out")))
 
 
-def check_fits(adapter: Adapter, base: Shards) -> None:
-    """See that every tensor that the adapter changes is in the base, with its shape.
+def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
+    """Name the updates by the base's tensors, and see that every one of them is there with its shape.
 
     Raises:
         ConversionError: the adapter was trained on another base; names and shapes are in the message.
     """
-    wrong = []
-    for name, target in adapter.targets.items():
-        if name not in base.shapes:
-            wrong.append(f"{name} {target.shape} is not in the base")
-        elif not target.fits(base.shapes[name]):
-            wrong.append(f"{name} is {base.shapes[name]} in the base and {target.shape} in the adapter")
+    names = find_names(adapter.updates, base.shapes)
+    linear = {name: update for name, update in adapter.updates.items() if update.low_rank and not update.is_embedding}
+    # PEFT's configuration says it of the layer that came last; where one layer is stored transposed, all of them are.
+    fan_in_fan_out = adapter.fan_in_fan_out or any(
+        names[name] is not None and base.shapes[str(names[name])] == update.shape[::-1] != update.shape
+        for name, update in linear.items()
+    )
+    fitted, wrong = {}, []
+    for name, update in adapter.updates.items():
+        found = names[name]
+        if found is None:
+            wrong.append(f"{name} {update.shape} is not in the base")
+            continue
+        shape = base.shapes[found]
+        square = len(set(update.shape)) == 1
+        if name in linear and (shape != update.shape or (square and fan_in_fan_out)):
+            update = replace(update, shape=update.shape[::-1], transposed=True)  # noqa: PLW2901
+        if shape != update.shape:
+            wrong.append(f"{found} is {shape} in the base and {adapter.updates[name].shape} in the adapter")
+        fitted[found] = update
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise ConversionError(
             f"an adapter must be merged with the base that it was trained on; {adapter.folder} does not fit "
             f"{base.folder}: {'; '.join(wrong[:_SHOWN])}{more}. Its configuration names the base {adapter.base!r}."
         )
+    return replace(adapter, updates=fitted)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as err:
-        raise ConversionError(f"an adapter must have a readable adapter_config.json; {path}: {err}") from err
-    if kind != "LORA":
-        raise ConversionError(f"an adapter must be of the type LORA, got {kind!r} in {path}.")
-    return config
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of the adapter's file."""
+
+    key: str
+    shape: tuple[int, ...]
+    is_zero: bool
 
 
-def _find_targets(weights: Any) -> dict[str, Target]:
-    factors: dict[str, dict[str, tuple[int, ...]]] = {}
-    untrained: set[str] = set()
-    targets: dict[str, Target] = {}
+def _find_updates(weights: Any, config: Mapping[str, Any], path: Path) -> dict[str, Update]:
+    parts: dict[str, dict[str, _Stored]] = {}
     for key in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
-        # PEFT adds the embedding itself where it is adapted or resized, as ".base_layer.".
+        stored = _look_at(weights, key, path)
+        # PEFT adds the embedding itself where it is adapted or resized, and biases, as ".base_layer.".
         name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        shape = tuple(weights.get_slice(key).get_shape())
-        if found := _LORA_WEIGHT.match(name):
-            tensor = f"{found['module']}.weight"
-            factors.setdefault(tensor, {})[found["factor"]] = shape
-            if not weights.get_tensor(key).any():
-                untrained.add(tensor)
-        elif found := _LORA_BIAS.match(name):
-            targets[f"{found['module']}.bias"] = Target(shape, False, not weights.get_tensor(key).any())
-        elif not _DORA_MAGNITUDE.match(name):
-            targets[name] = Target(shape, False, False)
-    for tensor, pair in factors.items():
-        if pair.keys() != {"A", "B"}:
-            raise ConversionError(f"a LoRA adapter must hold two factors for each tensor; {tensor} has {sorted(pair)}.")
-        targets[tensor] = Target((*pair["B"][:-1], *pair["A"][1:]), True, tensor in untrained)
-    return targets
+        found = _KEY.match(name)
+        if not found:
+            parts.setdefault(name, {})["whole"] = stored
+        elif found["bias"]:
+            parts.setdefault(f"{found['module']}.bias", {})["added"] = stored
+        else:
+            part = "magnitude" if found["magnitude"] else f"{found['embedding'] or ''}{found['factor']}"
+            parts.setdefault(f"{found['module']}.weight", {})[part] = stored
+    return {name: _make_update(name, found, config) for name, found in parts.items()}
+
+
+def _look_at(weights: Any, key: str, path: Path) -> _Stored:
+    import torch
+
+    tensor = weights.get_tensor(key)
+    low, high = torch.aminmax(tensor.float()) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ConversionError(
+            f"an adapter's weights must be finite numbers; {key} in {path} holds NaN or infinity. Its training "
+            "diverged, or the file is damaged: train again with a lower learning rate, or fetch it again."
+        )
+    return _Stored(key, tuple(tensor.shape), bool(low == 0 == high))
+
+
+def _make_update(name: str, parts: dict[str, _Stored], config: Mapping[str, Any]) -> Update:
+    module = name.rpartition(".")[0]
+    whole = parts["whole"].key if "whole" in parts else None
+    if "added" in parts:
+        added = parts["added"]
+        scaling = resolve_scaling(module, config)[1]
+        return Update(added.shape, whole, scaling=scaling, added=added.key, untrained=added.is_zero and not whole)
+    if parts.keys() == {"whole"}:
+        return Update(parts["whole"].shape, whole)
+    is_embedding = not parts.keys().isdisjoint({"embedding_A", "embedding_B"})
+    a, b = (parts.get(f"embedding_{factor}" if is_embedding else factor) for factor in "AB")
+    if a is None or b is None:
+        raise ConversionError(f"a LoRA adapter must hold two factors for each tensor; {name} has {sorted(parts)}.")
+    rank, scaling = resolve_scaling(module, config)
+    if len(a.shape) != 2 or len(b.shape) != 2 or not a.shape[0] == b.shape[1] == rank:
+        raise ConversionError(
+            f"LoRA's factors must be (r, in) and (out, r) with r as configured, {rank}; those of {name} are {a.shape} "
+            f"and {b.shape}. Only linear layers and embeddings can be merged."
+        )
+    shape = (b.shape[0], a.shape[1])
+    magnitude = parts["magnitude"].key if "magnitude" in parts else None
+    return Update(
+        shape=shape[::-1] if is_embedding else shape,
+        whole=whole,
+        a=a.key,
+        b=b.key,
+        scaling=scaling,
+        magnitude=magnitude,
+        transposed=is_embedding,
+        is_embedding=is_embedding,
+        untrained=(a if is_embedding else b).is_zero and magnitude is None,
+    )

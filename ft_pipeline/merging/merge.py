@@ -1,27 +1,37 @@
-"""Adapter and 16-bit base become one fp16 model, verified tensor by tensor before anybody uses it."""
+"""Adapter and 16-bit base become one 16-bit model, as a stream from disk to disk, verified before anybody uses it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.base_model import copy_tokenizer
-from ft_pipeline.errors import BaseModelError, ConversionError
-from ft_pipeline.merging.adapter import Adapter, check_fits, read_adapter
-from ft_pipeline.merging.shards import Shards, open_shards
-from ft_pipeline.merging.verify import MergeCheck, verify_merge
+from ft_pipeline.errors import BaseModelError
+from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
+from ft_pipeline.merging.layout import Layout, lay_out
+from ft_pipeline.merging.logits import LogitCheck, compare_logits
+from ft_pipeline.merging.names import find_names
+from ft_pipeline.merging.nf4 import RoundedShards, find_quantized
+from ft_pipeline.merging.shards import FLOAT_TYPES, Shards, open_shards
+from ft_pipeline.merging.stream import Sources, StreamedMerge
+from ft_pipeline.merging.tied import find_tied_head, stays_tied, untie_config
+from ft_pipeline.merging.verify import MergeCheck
+from ft_pipeline.merging.writer import LayoutWriter
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Check, Summary
 
-_MAX_SHARD_SIZE = "4GB"
 # Any of these holds a tokenizer's vocabulary.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_TIED = ("embed_tokens.weight", "lm_head.weight", "wte.weight")
+# Computed from the configuration; checkpoints of 2023 still carry it, and GPT-2's its masks.
+_DERIVED = ("rotary_emb.inv_freq", ".attn.masked_bias")
+_MASK, _MASK_DIMENSIONS = ".attn.bias", 4
 _SHOWN = 3
 
 
@@ -32,6 +42,10 @@ class MergeRequest(BaseModel):
         base: Folder of the 16-bit base: safetensors (one file or several with an index), config.json, tokenizer.
         adapter: PEFT adapter folder, with the tokenizer and the chat template as trained.
         out_dir: Folder for the merged model.
+        dtype: Type of the merged weights.
+        merge_base: w16: the base as it is. nf4: its linear layers rounded to NF4 and back, as a 4-bit training saw it.
+        base_dtype: torch's name of the type that this training computed in; None: bfloat16.
+        base_hashes: SHA-256 of files of the base, by name, as published; they are checked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,70 +53,73 @@ class MergeRequest(BaseModel):
     base: Path
     adapter: Path
     out_dir: Path
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    merge_base: Literal["w16", "nf4"] = "w16"
+    base_dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    base_hashes: dict[str, str] = {}
 
 
 def merge_adapter(request: MergeRequest, reporter: Reporter) -> Summary:
-    """Merge an adapter into its base in float32 on the CPU, cast once to float16, and verify what was written.
+    """Merge an adapter into its base in float32 on the CPU, cast once, and verify what was written.
+
+    Memory is a few megabytes for each core, whatever the size of the model.
 
     Raises:
         BaseModelError: the base lacks weights, or they are damaged or not 16-bit.
         ConversionError: the adapter does not fit the base, or the merged weights are not as they must be.
+        OSError: the disk is full.
     """
     started = time.monotonic()
+    sources, layout, config = _prepare(request)
+    _warn_untrained(sources.adapter, reporter)
+    reporter.info(f"merging {len(sources.adapter.updates)} of {len(layout.weights.shapes)} tensors")
+    with LayoutWriter(layout) as writer:
+        stream = StreamedMerge(sources, layout, writer, request.base_hashes)
+        check = stream.run(reporter.progress)
+        _write_config(request, config)
+        # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
+        copy_tokenizer(_find_tokenizer(request), request.out_dir)
+        # While the last files get to the disk.
+        logits = compare_logits(_as_trained(sources), sources.adapter, layout.weights, request, reporter)
+    figures = {"size_bytes": layout.weights.size_bytes, "wall_seconds": time.monotonic() - started}
+    return _summarize(check, logits, request.dtype, figures, stream.sha256)
+
+
+def _prepare(request: MergeRequest) -> tuple[Sources, Layout, dict[str, Any]]:
+    """Everything that can be refused before anything is written, and the configuration of the merged model."""
     base = open_shards(request.base)
     config = _read_config(request.base)
+    _require_whole(base, config)
+    _find_tokenizer(request)
     adapter = read_adapter(request.adapter)
-    check_fits(adapter, base)
-    tied = _is_tied(config, base)
-    _check_untied(adapter, tied=tied)
-    _warn_untrained(adapter, reporter)
-    reporter.info(f"merging {len(adapter.targets)} of {len(base.shapes)} tensors")
-    _write_merged(request)
-    _write_config(request, config)
-    # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
-    copy_tokenizer(_find_tokenizer(request), request.out_dir)
-    merged = open_shards(request.out_dir)
-    check = verify_merge(base, adapter, merged, reporter, tied=tied)
-    return _summarize(check, merged, time.monotonic() - started)
+    dropped: set[str] = set()
+    if tied := find_tied_head(base, config):
+        base = tied.base
+        adapter = fit_adapter(adapter, base)
+        if stays_tied(tied, adapter, config):
+            dropped.add(tied.head)
+        else:
+            config = untie_config(config)
+    else:
+        adapter = fit_adapter(adapter, base)
+    quantized = find_quantized(config, base, adapter) if request.merge_base == "nf4" else set()
+    sources = Sources(base, adapter, quantized, request.base_dtype or "bfloat16")
+    kept = {name: shape for name, shape in base.shapes.items() if name not in dropped and not _is_derived(name, shape)}
+    _require_floats(base, kept)
+    return sources, lay_out(request.out_dir, kept, request.dtype), config
 
 
-def _write_merged(request: MergeRequest) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            request.base,
-            dtype=torch.float32,
-            device_map=None,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as err:
-        raise BaseModelError(f"transformers does not load the base {request.base}: {err}") from err
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:_SHOWN])
-        raise BaseModelError(f"a base must hold all weights of its architecture; {request.base} lacks {missing}.")
-    try:
-        merged = PeftModel.from_pretrained(model, str(request.adapter), torch_device="cpu").merge_and_unload()
-    except (ValueError, RuntimeError, KeyError) as err:
-        raise ConversionError(f"PEFT cannot merge {request.adapter} into {request.base}: {err}") from err
-    # The base's own file is copied; one that transformers finds invalid would fail here.
-    merged.generation_config = GenerationConfig()
-    merged.to(torch.float16).save_pretrained(request.out_dir, max_shard_size=_MAX_SHARD_SIZE)
+def _as_trained(sources: Sources) -> Shards:
+    if not sources.quantized:
+        return sources.base
+    return RoundedShards.of(sources.base, sources.quantized, sources.base_dtype)
 
 
 def _write_config(request: MergeRequest, config: dict[str, Any]) -> None:
     # The base's configuration as it was published, save for the type: no version of transformers leaves its mark.
-    config = {name: value for name, value in config.items() if name != "torch_dtype"} | {"dtype": "float16"}
+    config = {name: value for name, value in config.items() if name != "torch_dtype"} | {"dtype": request.dtype}
     (request.out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     generation = "generation_config.json"
-    (request.out_dir / generation).unlink(missing_ok=True)
     if (request.base / generation).is_file():
         shutil.copyfile(request.base / generation, request.out_dir / generation)
 
@@ -131,40 +148,55 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _is_tied(config: dict[str, Any], base: Shards) -> bool:
-    # Configurations leave out what is their class's default: then a head that is not stored is the embedding.
-    said = config.get("tie_word_embeddings")
-    return bool(said) if said is not None else not any(name.endswith("lm_head.weight") for name in base.shapes)
-
-
-def _check_untied(adapter: Adapter, *, tied: bool) -> None:
-    changed = [name for name in adapter.targets if name.endswith(_TIED)]
-    if changed and tied:
-        raise ConversionError(
-            f"an adapter cannot be merged into a tensor that the base uses twice (tie_word_embeddings); "
-            f"{adapter.folder} changes {', '.join(changed)}. Train without embed_tokens and lm_head."
+def _require_whole(base: Shards, config: Mapping[str, Any]) -> None:
+    try:
+        wanted = [name for name, _ in read_architecture(config).list_tensors()]
+    except BaseModelError:
+        # A family that is not trained here. What it lacks is found when its logits are computed.
+        return
+    if missing := [name for name, found in find_names(wanted, base.shapes).items() if found is None]:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise BaseModelError(
+            f"a base must hold all weights of its architecture; {base.folder} lacks "
+            f"{', '.join(missing[:_SHOWN])}{more}. Fetch it again."
         )
+
+
+def _require_floats(base: Shards, names: Mapping[str, object]) -> None:
+    if other := {name: base.places[name].kind for name in names if base.places[name].kind not in FLOAT_TYPES}:
+        name, kind = next(iter(other.items()))
+        raise BaseModelError(
+            f"an adapter is merged into 16-bit weights ({', '.join(FLOAT_TYPES)}); {len(other)} tensors of "
+            f"{base.folder} are of another type, the first is {name} ({kind}). Name the 16-bit model."
+        )
+
+
+def _is_derived(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith(_DERIVED) or (name.endswith(_MASK) and len(shape) == _MASK_DIMENSIONS)
 
 
 def _warn_untrained(adapter: Adapter, reporter: Reporter) -> None:
     if names := adapter.untrained:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         reporter.warning(
-            f"the adapter changes nothing in {len(names)} of its {len(adapter.targets)} tensors: LoRA's B "
+            f"the adapter changes nothing in {len(names)} of its {len(adapter.updates)} tensors: LoRA's B "
             f"(of an embedding: A) is all zero in {shown}. They were never trained; look at the training's "
             "loss and learning rate."
         )
 
 
-def _summarize(check: MergeCheck, merged: Shards, wall_seconds: float) -> Summary:
+def _summarize(
+    check: MergeCheck, logits: LogitCheck | None, dtype: str, figures: dict[str, float], sha256: dict[str, str]
+) -> Summary:
     return Summary(
         figures={
             "tensors": check.tensors,
             "tensors_changed": check.changed,
             "tensors_untrained": check.untrained,
             "largest_relative_change": check.largest_relative_change,
-            "size_bytes": merged.size_bytes,
-            "wall_seconds": wall_seconds,
+            "logit_difference": logits and logits.largest_difference,
+            "logit_tolerance": logits and logits.tolerance,
+            **figures,
         },
         checks=[
             Check(
@@ -173,7 +205,18 @@ def _summarize(check: MergeCheck, merged: Shards, wall_seconds: float) -> Summar
                 blocking=True,
                 value=check.changed,
                 limit=check.changed + check.untrained,
-                detail="targeted tensors changed, all others equal the base's cast once to float16",
-            )
+                detail=f"targeted tensors changed, all others equal the base's cast once to {dtype}",
+            ),
+            Check(
+                name="logits",
+                passed=logits is not None,
+                blocking=logits is not None,
+                value=logits and logits.largest_difference,
+                limit=logits and logits.tolerance,
+                detail="largest difference from the logits of the adapter on its base"
+                if logits
+                else "not compared; the log says why",
+            ),
         ],
+        sha256=sha256,
     )

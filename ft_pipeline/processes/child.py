@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import traceback
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
-from ft_pipeline.errors import PipelineError, StageCancelled
+from ft_pipeline.errors import DiskSpaceError, PipelineError, StageCancelled
 
 # A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
 GRACE_SECONDS = 30.0
@@ -75,14 +76,31 @@ def main(function_name: str, request_name: str, event_descriptor: int) -> int:
         events.send("error", type=StageCancelled.__name__, message="the stage was asked to stop")
     except PipelineError as err:
         events.send("error", type=type(err).__name__, message=str(err))
+    except OSError as err:
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _send_crash(events, err)
+        else:
+            events.send("error", type=DiskSpaceError.__name__, message=_describe_full_disk(err))
     except Exception as err:  # noqa: BLE001 - the boundary of the process: everything becomes an event
-        events.send("crash", message=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
+        _send_crash(events, err)
     else:
         events.send("result", summary=summary.model_dump(), peak_rss_bytes=_peak_rss_bytes())
         return 0
     finally:
         _end_group()
     return 1
+
+
+def _send_crash(events: EventReporter, err: Exception) -> None:
+    events.send("crash", message=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
+
+
+def _describe_full_disk(err: OSError) -> str:
+    place = f" while {err.filename} was written" if err.filename else ""
+    return (
+        f"the disk must hold what a stage writes; it became full{place} ({err.strerror}). What was half written is "
+        "removed. Free some space, or set FT_PIPELINE_ARTIFACTS to another disk, and run again."
+    )
 
 
 def _find(name: str) -> Any:

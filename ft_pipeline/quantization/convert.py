@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Literal, Self
 
-from ft_pipeline.errors import ConversionError, EnvironmentMismatch
+from ft_pipeline.durable import flushing
+from ft_pipeline.errors import ConversionError, DiskSpaceError, EnvironmentMismatch, PipelineError
 from ft_pipeline.quantization.vocabulary import repair_vocabulary
 
 _SCRIPT = "convert_hf_to_gguf.py"
 _VERSION_FILE = "LLAMA_CPP_PYTHON_VERSION"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _LAST_LINES = 12
+# In Python's words, those of numpy's tofile, and a limit on file sizes.
+_FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "requested and ")
 # What the converter prints, and what it means to the person whose model it is.
 _KNOWN_FAILURES = (
     (
@@ -56,27 +62,22 @@ def check_converter(tree: Path) -> None:
         )
 
 
-class Conversion:
-    """A run of the converter, as a process of its own, beside whatever the caller does until `wait`.
+class ConverterProcess:
+    """One of llama.cpp's converter scripts, as a process of its own, beside whatever the caller does until `wait`.
 
     Args:
-        model: Folder of a 16-bit model with config.json, safetensors and tokenizer.
-        outfile: The GGUF to write.
-        name: The GGUF's general.name.
-        tree: llama.cpp's converter, see `check_converter`.
-
-    Raises:
-        ConversionError: the folder has no configuration or no tokenizer.
+        command: The script, and what it is given.
+        outfile: The file that it writes. It is not left behind when the script fails or the caller is stopped.
+        what: The folder that is converted, for messages.
     """
 
-    def __init__(self, model: Path, outfile: Path, name: str, tree: Path) -> None:
-        self._model = model
-        self._outfile = outfile
-        self._command = [sys.executable, str(tree / _SCRIPT), str(model)]
-        self._command += ["--outtype", "f16", "--outfile", str(outfile), "--model-name", name]
-        _require_files(model)
+    def __init__(self, command: Sequence[str], outfile: Path, what: Path) -> None:
+        self._command = [sys.executable, *command]
+        self.outfile = outfile
+        self._what = what
+        self._is_whole = False
 
-    def __enter__(self) -> Conversion:
+    def __enter__(self) -> Self:
         self._output: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT, env=_environment()
@@ -90,23 +91,77 @@ class Conversion:
             self._process.kill()
             self._process.wait()
         self._output.close()
+        if not self._is_whole:
+            self.outfile.unlink(missing_ok=True)
 
     @property
     def running(self) -> bool:
         """Whether the converter is at work."""
         return self._process.poll() is None
 
-    def wait(self) -> None:
-        """Wait for the GGUF, and mend what the converter leaves open in its vocabulary.
+    def wait(self) -> bool:
+        """Wait for the GGUF, while it is written to the disk.
+
+        Returns:
+            Whether the file was changed after the script had written it.
 
         Raises:
-            ConversionError: the converter failed; the message says why where the reason is known.
+            ConversionError: the script failed; the message says why where the reason is known.
+            DiskSpaceError: the disk became full.
         """
-        status = self._process.wait()
-        if status != 0 or not self._outfile.is_file():
+        with flushing(self.outfile):
+            status = self._process.wait()
+        if status != 0 or not self.outfile.is_file():
             self._output.seek(0)
-            raise ConversionError(_explain(self._model, status, self._output.read()))
-        repair_vocabulary(self._outfile, self._model)
+            raise _explain(self._what, self.outfile, status, self._output.read())
+        is_changed = self._finish()
+        self._is_whole = True
+        return is_changed
+
+    def _finish(self) -> bool:
+        return False
+
+
+class Conversion(ConverterProcess):
+    """A run of the converter of models.
+
+    Args:
+        model: Folder of a 16-bit model with config.json, safetensors and tokenizer.
+        outfile: The GGUF to write.
+        name: The GGUF's general.name.
+        tree: llama.cpp's converter, see `check_converter`.
+        outtype: "f16" or "bf16".
+        metadata: JSON file with what the GGUF's metadata says besides (`metadata.py`).
+        vocab_only: Convert tokenizer and configuration only; the folder needs no weights then.
+
+    Raises:
+        ConversionError: the folder has no configuration or no tokenizer.
+    """
+
+    def __init__(  # noqa: PLR0913 - the last three are rare, and by name
+        self,
+        model: Path,
+        outfile: Path,
+        name: str,
+        tree: Path,
+        *,
+        outtype: Literal["f16", "bf16"] = "f16",
+        metadata: Path | None = None,
+        vocab_only: bool = False,
+    ) -> None:
+        command = [str(tree / _SCRIPT), str(model), "--outtype", outtype, "--outfile", str(outfile)]
+        command += ["--model-name", name]
+        if metadata:
+            command += ["--metadata", str(metadata)]
+        if vocab_only:
+            command.append("--vocab-only")
+        super().__init__(command, outfile, model)
+        self._model = model
+        _require_files(model)
+
+    def _finish(self) -> bool:
+        """Mend what the converter leaves open in its vocabulary."""
+        return repair_vocabulary(self.outfile, self._model)
 
 
 def _require_files(model: Path) -> None:
@@ -125,10 +180,24 @@ def _environment() -> dict[str, str]:
     return inherited | {"HF_HUB_OFFLINE": "1"}
 
 
-def _explain(model: Path, status: int, output: str) -> str:
+def _explain(model: Path, outfile: Path, status: int, output: str) -> PipelineError:
+    for sign in _FULL_DISK:
+        if sign in output:
+            free = shutil.disk_usage(outfile.parent).free
+            return DiskSpaceError(
+                f"the disk must hold {outfile.name}; it became full while llama.cpp's converter wrote it in "
+                f"{outfile.parent} ({free:,} bytes are free). Free some, or set FT_PIPELINE_ARTIFACTS to another disk."
+            )
     for sign, meaning in _KNOWN_FAILURES:
         if sign in output:
             reason = next(line for line in output.splitlines() if sign in line).strip()
-            return f"{model} cannot become a GGUF: {meaning} The converter says: {reason}"
+            return ConversionError(f"{model} cannot become a GGUF: {meaning} The converter says: {reason}")
     lines = "\n".join(output.splitlines()[-_LAST_LINES:])
-    return f"llama.cpp's converter failed on {model} with exit status {status}. Its last lines:\n{lines}"
+    if status < 0:
+        return ConversionError(
+            f"llama.cpp's converter was killed by {signal.Signals(-status).name} while it converted {model}; nothing "
+            f"is kept of it. If the machine ran out of memory, free some, and run again. Its last lines:\n{lines}"
+        )
+    return ConversionError(
+        f"llama.cpp's converter failed on {model} with exit status {status}. Its last lines:\n{lines}"
+    )

@@ -1,191 +1,302 @@
-"""The merged model becomes the files that ship: GGUFs in the recipe's types, checked in llama.cpp, and a Modelfile."""
+"""The files that ship: GGUFs in the recipe's types, checked in llama.cpp, and what a person's runtime needs besides."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from ft_pipeline.durable import sync
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.processes.reporter import Reporter
-from ft_pipeline.quantization.convert import Conversion, check_converter, default_converter
+from ft_pipeline.quantization.files import NAME_PATTERN, gguf_file_name
+from ft_pipeline.quantization.imatrix import read_importance, to_gguf_names
 from ft_pipeline.quantization.llama_library import load_fully
-from ft_pipeline.quantization.modelfile import find_stops, write_modelfile
-from ft_pipeline.quantization.parity import ParityReport, Reference, build_references, compare_tokens, require_parity
+from ft_pipeline.quantization.metadata import Provenance, lineage_keys
+from ft_pipeline.quantization.parity import ParityReport, Reference, build_references, compare_tokens
 from ft_pipeline.quantization.quantize import QuantizedFile, quantize_gguf
+from ft_pipeline.quantization.runtime_files import MODEL_CARD, MODELFILE, describe_for_ollama, write_card, write_lora
+from ft_pipeline.quantization.split import split_gguf
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
-from ft_pipeline.quantization.turns import TemplateShapeError, TurnFormat, derive_turn_format
-from ft_pipeline.quantization.types import check_types
+from ft_pipeline.quantization.types import TYPES
+from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Check, Scalar, Summary
 
-MODELFILE = "Modelfile"
-_F16 = "F16"
+_BACKGROUND_THREADS = 4
 _SHOWN = 3
-
-
-def _known_types(names: tuple[str, ...]) -> tuple[str, ...]:
-    check_types(names)
-    return names
 
 
 class GgufRequest(BaseModel):
     """What to make, and where.
 
     Attributes:
-        model: Folder of a 16-bit safetensors model with its tokenizer and chat template.
-        types: Quantization types; the first one is published and gets the Modelfile.
+        f16: The model as a 16-bit GGUF.
+        model: Its folder, for the tokenizer and the chat template as trained.
         name: The GGUF's general.name and the stem of its file name.
-        context_tokens: num_ctx of the Modelfile.
+        settings: Types and what belongs to them; the first type is the one that is published.
         out_dir: Folder for the files.
-        converter: llama.cpp's converter; None: where `make setup` put it.
         parity_conversations: Conversations (role and content) on which every file must give the trained ids.
+        importance: Folder with the importance matrix of the training; None: there is none.
+        adapter: PEFT adapter folder, to be shipped as a LoRA GGUF too; None: only the GGUFs are made.
+        base: Folder of the base, for the same.
+        provenance: What model card and metadata say of where the files come from.
+        converter: llama.cpp's converter; None: where `make setup` put it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    f16: Path
     model: Path
-    types: Annotated[tuple[str, ...], AfterValidator(_known_types)] = Field(min_length=1)
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    context_tokens: int = Field(ge=1)
+    name: str = Field(pattern=NAME_PATTERN)
+    settings: QuantizationSection
     out_dir: Path
-    converter: Path | None = None
     parity_conversations: tuple[tuple[dict[str, str], ...], ...] = ()
+    importance: Path | None = None
+    adapter: Path | None = None
+    base: Path | None = None
+    provenance: Provenance | None = None
+    converter: Path | None = None
 
 
-def gguf_file_name(name: str, type_name: str) -> str:
-    """The name of a GGUF file, e.g. demo-Q4_K_M.gguf."""
-    return f"{name}-{type_name}.gguf"
+@dataclass(frozen=True)
+class ShippedFile:
+    """One quantization type: how it was made, and the file or files that it is."""
+
+    made: QuantizedFile
+    parts: tuple[Path, ...]
+    uses_importance: bool
+
+    @property
+    def first(self) -> Path:
+        """What llama.cpp is given."""
+        return self.parts[0]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all parts."""
+        return sum(part.stat().st_size for part in self.parts)
 
 
 def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
-    """Convert, quantize and check a model; write `<name>-<type>.gguf` for each type and a Modelfile for the first.
+    """Quantize a model and check what was made; write `<name>-<type>.gguf` for each type, and the runtime's files.
+
+    A file that reads a conversation otherwise than it was trained fails the check `token_parity`; it is kept, for
+    people to look at, and nothing is evaluated or published.
 
     Raises:
-        EnvironmentMismatch: llama.cpp's converter is missing or of another version than the library.
-        ConversionError: the model cannot be converted or quantized, or a file reads a conversation otherwise than it
-            was trained.
+        ConversionError: llama.cpp cannot make or load a file, or the chat template cannot be written for Ollama.
+        DiskSpaceError: the disk became full.
     """
     started = time.monotonic()
-    steps = 1 + 2 * len(request.types)
-    trained, references, f16 = _convert(request, reporter)
-    reporter.progress(1, steps, wall_seconds=f16.wall_seconds)
-    files = []
-    for done, type_name in enumerate(request.types, start=2):
-        files.append(_quantize(request, f16, type_name, reporter))
-        reporter.progress(done, steps, size_bytes=files[-1].size_bytes, wall_seconds=files[-1].wall_seconds)
-    if _F16 not in request.types:
-        f16.path.unlink()
-    reports = []
-    for done, file in enumerate(files, start=2 + len(files)):
-        reports.append(_check_file(file, request.name, trained, references))
-        reporter.progress(done, steps)
-    parameters = load_fully(files[0].path)
-    reporter.info(f"{len(references)} renderings give the same ids in llama.cpp as in training, in each file")
-    _write_modelfile(request, trained, reports[0].adds_bos, reporter)
-    return _summarize(request, f16, files, reports, parameters, time.monotonic() - started)
+    with ThreadPoolExecutor(_BACKGROUND_THREADS) as pool:
+        # Loading a tokenizer takes seconds, nearly all for imports: on another core, while the first type is made.
+        reading = pool.submit(_read_trained, request)
+        importance = _read_importance(request, reporter)
+        shipped = [
+            _make(request, type_name, index, importance, reporter)
+            for index, type_name in enumerate(request.settings.types)
+        ]
+        parts = [part for file in shipped for part in file.parts]
+        # hashlib and fsync let other threads run: meanwhile llama.cpp reads the files.
+        hashing = {part.name: pool.submit(_settle, part) for part in parts}
+        trained, references = reading.result()
+        parity = [compare_tokens(file.first, trained, references) for file in shipped]
+        parameters = load_fully(shipped[0].first)
+        table = _list_files(shipped, parameters)
+        extra = _write_beside(request, trained, shipped[0], table, parity[0].adds_bos, reporter)
+        sha256 = {name: future.result() for name, future in hashing.items()}
+    _report_parity(request, parity, reporter)
+    figures = _count(request, shipped, parity, parameters) | {"wall_seconds": time.monotonic() - started}
+    return Summary(
+        figures=figures,
+        tables={"files": table},
+        files={**extra, **{file.made.type: file.first.name for file in shipped}},
+        checks=[_judge_parity(parity)],
+        sha256=sha256,
+    )
 
 
-def _convert(request: GgufRequest, reporter: Reporter) -> tuple[TrainedTokenizer, list[Reference], QuantizedFile]:
-    tree = request.converter or default_converter()
-    check_converter(tree)
-    path = request.out_dir / gguf_file_name(request.name, _F16)
-    started = time.monotonic()
-    reporter.info(f"converting {request.model.name} to an f16 GGUF")
-    with Conversion(request.model, path, request.name, tree) as conversion:
-        # Meanwhile, on another core: what training makes of the conversations.
-        trained = TrainedTokenizer(request.model)
-        references = build_references(trained, request.parity_conversations)
-        conversion.wait()
-    return trained, references, QuantizedFile(_F16, path, path.stat().st_size, time.monotonic() - started)
+def _read_trained(request: GgufRequest) -> tuple[TrainedTokenizer, list[Reference]]:
+    trained = TrainedTokenizer(request.model)
+    return trained, build_references(trained, request.parity_conversations)
 
 
-def _quantize(request: GgufRequest, f16: QuantizedFile, type_name: str, reporter: Reporter) -> QuantizedFile:
-    if type_name == _F16:
-        return f16
-    file = quantize_gguf(f16.path, request.out_dir / gguf_file_name(request.name, type_name), type_name)
-    reporter.info(f"{type_name}: {file.size_bytes:,} bytes in {file.wall_seconds:.1f} s")
-    if file.fallbacks:
-        shown = ", ".join(f"{f.tensor} {f.wanted} -> {f.used}" for f in file.fallbacks[:_SHOWN])
-        more = ", ..." if len(file.fallbacks) > _SHOWN else ""
+def _settle(path: Path) -> str:
+    digest = hash_file(path)
+    sync(path)
+    return digest
+
+
+def _read_importance(request: GgufRequest, reporter: Reporter) -> Mapping[str, Any] | None:
+    wanted = [name for name in request.settings.types if _uses_importance(request, name)]
+    if request.importance is None or not wanted:
+        return None
+    found = read_importance(request.importance)
+    if found is None:
+        reporter.warning(
+            f"{', '.join(wanted)} would gain from an importance matrix, and the training has made none "
+            "(training.importance_tokens)"
+        )
+        return None
+    return to_gguf_names(found, request.f16, reporter.warning)
+
+
+def _uses_importance(request: GgufRequest, type_name: str) -> bool:
+    need, wanted = TYPES[type_name].imatrix, request.settings.imatrix
+    return need == "required" or (need == "gains" and wanted == "auto") or (need != "none" and wanted == "always")
+
+
+def _make(
+    request: GgufRequest, type_name: str, index: int, importance: Mapping[str, Any] | None, reporter: Reporter
+) -> ShippedFile:
+    target, settings = request.out_dir / gguf_file_name(request.name, type_name), request.settings
+    if request.f16.name == target.name:
+        return _share_f16(request, type_name)
+    used = importance if _uses_importance(request, type_name) else None
+
+    def tell(done: int, total: int, _tensor: str) -> None:
+        reporter.progress(index * total + done, len(settings.types) * total)
+
+    made = quantize_gguf(
+        request.f16,
+        target,
+        type_name,
+        importance=used,
+        tensor_types=settings.tensor_types,
+        metadata=lineage_keys(request.provenance) if request.provenance else {},
+        progress=tell,
+    )
+    reporter.info(
+        f"{type_name}: {made.size_bytes:,} bytes ({made.predicted_bytes:,} predicted) in {made.wall_seconds:.1f} s"
+        + (", with the importance matrix" if used else "")
+    )
+    _tell_fallbacks(made, reporter)
+    return ShippedFile(made, _split(request, target), used is not None)
+
+
+def _share_f16(request: GgufRequest, type_name: str) -> ShippedFile:
+    """The 16-bit file is there already; the same bytes under another name, where the disk can."""
+    target = request.out_dir / request.f16.name
+    try:
+        os.link(request.f16, target)
+    except OSError:
+        shutil.copyfile(request.f16, target)
+    size = target.stat().st_size
+    return ShippedFile(QuantizedFile(type_name, target, size, 0.0, (), size), _split(request, target), False)
+
+
+def _split(request: GgufRequest, path: Path) -> tuple[Path, ...]:
+    limit = request.settings.split_gib
+    return (path,) if limit is None else tuple(split_gguf(path, int(limit * 2**30)))
+
+
+def _tell_fallbacks(made: QuantizedFile, reporter: Reporter) -> None:
+    if made.fallbacks:
+        shown = ", ".join(f"{f.tensor} {f.wanted} -> {f.used}" for f in made.fallbacks[:_SHOWN])
+        more = ", ..." if len(made.fallbacks) > _SHOWN else ""
         reporter.info(
-            f"{type_name}: {len(file.fallbacks)} tensors have rows that are no multiple of 256 and take a larger type: "
+            f"{made.type}: {len(made.fallbacks)} tensors have rows that are no multiple of 256 and take a larger type: "
             f"{shown}{more}"
         )
-    return file
 
 
-def _check_file(file: QuantizedFile, name: str, trained: TrainedTokenizer, references: list[Reference]) -> ParityReport:
-    report = compare_tokens(file.path, trained, references)
-    require_parity(report)
-    if report.name != name:
-        raise ConversionError(f"{file.path.name} must be named {name!r} in its metadata, is {report.name!r}.")
-    return report
-
-
-def _write_modelfile(request: GgufRequest, trained: TrainedTokenizer, adds_bos: bool, reporter: Reporter) -> None:
-    first = gguf_file_name(request.name, request.types[0])
-    turns: TurnFormat | None = None
-    try:
-        turns = derive_turn_format(trained.render, trained.bos)
-    except TemplateShapeError as err:
-        reporter.warning(
-            f"the chat template cannot be written as Ollama's TEMPLATE: {err}. The Modelfile has none: use an "
-            "Ollama that reads the GGUF's own template, or write a TEMPLATE by hand and compare its prompts."
-        )
-    stops = find_stops(turns, trained.special_tokens, trained.eos) if turns else [trained.eos]
-    text = write_modelfile(first, turns, stops, request.context_tokens, adds_bos=adds_bos)
-    (request.out_dir / MODELFILE).write_text(text, encoding="utf-8")
-    if turns and turns.trims:
-        reporter.info("the chat template strips blanks around a message; Ollama's TEMPLATE cannot, and keeps them")
-    if "strftime_now" in trained.template:
-        reporter.warning("the chat template writes today's date; the Modelfile's TEMPLATE keeps the date of this build")
-
-
-def _summarize(
+def _write_beside(
     request: GgufRequest,
-    f16: QuantizedFile,
-    files: list[QuantizedFile],
-    reports: list[ParityReport],
-    parameters: int,
-    wall_seconds: float,
-) -> Summary:
-    rows: list[dict[str, Scalar]] = [
+    trained: TrainedTokenizer,
+    published: ShippedFile,
+    table: Sequence[Mapping[str, Scalar]],
+    adds_bos: bool,
+    reporter: Reporter,
+) -> dict[str, str]:
+    """What a runtime needs besides, for a model that ships.
+
+    Returns:
+        Label to file name.
+    """
+    if request.provenance is None:
+        return {}
+    files = {"model card": MODEL_CARD}
+    if request.settings.ollama:
+        text = describe_for_ollama(
+            trained, request.settings, [part.name for part in published.parts], adds_bos=adds_bos
+        )
+        (request.out_dir / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
+        files["Modelfile"] = MODELFILE
+    lora = f"{request.name}-lora-F16.gguf"
+    if (
+        request.settings.lora_gguf
+        and request.adapter
+        and request.base
+        and write_lora(request.adapter, request.base, request.out_dir / lora, request.converter, reporter)
+    ):
+        files["LoRA"] = lora
+    write_card(request.out_dir, request.provenance, table, files.get("LoRA"))
+    return files
+
+
+def _report_parity(request: GgufRequest, parity: Sequence[ParityReport], reporter: Reporter) -> None:
+    for report in parity:
+        if report.name != request.name:
+            raise ConversionError(f"{report.file} must be named {request.name!r} in its metadata, is {report.name!r}.")
+        if not report.holds:
+            reporter.warning(report.describe())
+    for sentence in parity[0].describe_known():
+        reporter.warning(sentence)
+    if all(report.holds for report in parity):
+        reporter.info(f"{parity[0].renderings} renderings give the same ids in llama.cpp as in training, in each file")
+
+
+def _list_files(shipped: Sequence[ShippedFile], parameters: int) -> list[dict[str, Scalar]]:
+    return [
         {
-            "type": file.type,
-            "file": file.path.name,
+            "type": file.made.type,
+            "file": file.first.name,
+            "parts": len(file.parts),
             "size_bytes": file.size_bytes,
+            "predicted_bytes": file.made.predicted_bytes,
             "bits_per_weight": round(8 * file.size_bytes / parameters, 2),
-            "fallback_tensors": len(file.fallbacks),
-            "quantize_seconds": 0.0 if file.type == _F16 else round(file.wall_seconds, 2),
+            "importance_matrix": file.uses_importance,
+            "fallback_tensors": len(file.made.fallbacks),
+            "quantize_seconds": round(file.made.wall_seconds, 2),
         }
-        for file in files
+        for file in shipped
     ]
-    quantized = [file for file in files if file.type != _F16]
-    return Summary(
-        figures={
-            "size_bytes": files[0].size_bytes,
-            "parameters": parameters,
-            "convert_seconds": f16.wall_seconds,
-            "quantize_seconds": sum(file.wall_seconds for file in quantized),
-            "wall_seconds": wall_seconds,
-            "fallback_tensors": sum(len(file.fallbacks) for file in files),
-            "parity_conversations": len(request.parity_conversations),
-            "parity_renderings": reports[0].renderings,
-            "parity_tokens": reports[0].tokens,
-            "bos_tokens": reports[0].bos_tokens,
-        },
-        tables={"files": rows},
-        files={MODELFILE: MODELFILE} | {file.type: file.path.name for file in files},
-        checks=[
-            Check(
-                name="token_parity",
-                passed=all(report.holds for report in reports),
-                blocking=True,
-                value=sum(report.different for report in reports),
-                limit=0,
-                detail=f"{reports[0].renderings} renderings, in each of {len(reports)} files",
-            )
-        ],
+
+
+def _count(
+    request: GgufRequest, shipped: Sequence[ShippedFile], parity: Sequence[ParityReport], parameters: int
+) -> dict[str, Scalar]:
+    return {
+        "size_bytes": shipped[0].size_bytes,
+        "predicted_bytes": shipped[0].made.predicted_bytes,
+        "parameters": parameters,
+        "quantize_seconds": sum(file.made.wall_seconds for file in shipped),
+        "fallback_tensors": sum(len(file.made.fallbacks) for file in shipped),
+        "parity_conversations": len(request.parity_conversations),
+        "parity_renderings": parity[0].renderings,
+        "parity_tokens": parity[0].tokens,
+        "parity_known_differences": sum(known.renderings for known in parity[0].known),
+        "built_in_template_different": parity[0].built_in_different,
+        "bos_tokens": parity[0].bos_tokens,
+    }
+
+
+def _judge_parity(parity: Sequence[ParityReport]) -> Check:
+    failed = [report for report in parity if not report.holds]
+    held = f"{parity[0].renderings} renderings, in each of {len(parity)} files"
+    return Check(
+        name="token_parity",
+        passed=not failed,
+        blocking=True,
+        value=sum(report.different for report in parity),
+        limit=0,
+        detail=failed[0].describe() if failed else held,
     )

@@ -8,36 +8,78 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Thread
+from threading import Thread, local
 from typing import Any, TypeVar
 
 from ft_pipeline.errors import ConversionError
 
 T = TypeVar("T")
 
+_this_thread = local()
 
-def call_llama(function: Callable[[], T]) -> tuple[T, list[str]]:
+
+class _Log:
+    """What llama.cpp logs during one call, in pieces of lines, and who hears of each line as it ends."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self.on_line = on_line
+        self.error: Exception | None = None
+        self._pieces: list[str] = []
+        self._open_line = ""
+
+    def add(self, text: str) -> None:
+        """Take the next piece."""
+        self._pieces.append(text)
+        *lines, self._open_line = (self._open_line + text).split("\n")
+        for line in lines:
+            self._tell(line)
+
+    def lines(self) -> list[str]:
+        """All that was logged."""
+        return "".join(self._pieces).splitlines()
+
+    def _tell(self, line: str) -> None:
+        if self.on_line is None:
+            return
+        try:
+            self.on_line(line)
+        except Exception as err:  # noqa: BLE001 - handed to the waiting thread: ctypes would swallow it
+            self.on_line, self.error = None, err
+
+
+def call_llama(function: Callable[[], T], on_line: Callable[[str], None] | None = None) -> tuple[T, list[str]]:
     """Run a call into llama.cpp in a thread of its own.
 
     Python runs signal handlers in the main thread only, never inside a C function, and ctypes swallows what is raised
     in a callback such as the log's. With the main thread free, a request to stop gets through while the call goes on.
 
+    Args:
+        function: The call.
+        on_line: Hears each line that llama.cpp logs when the line is whole, in llama.cpp's thread. What it raises ends
+            the hearing, and is raised here when the call is over.
+
     Returns:
         What the function returns, and the lines that llama.cpp logged meanwhile.
     """
-    log, _ = _install_log()
-    log.clear()
+    _install_log()
+    log = _Log(on_line)
     future: Future[T] = Future()
 
     def work() -> None:
+        _this_thread.log = log
         try:
             future.set_result(function())
         except Exception as err:  # noqa: BLE001 - handed to the waiting thread
             future.set_exception(err)
 
     Thread(target=work, name="llama.cpp", daemon=True).start()
-    result = future.result()
-    return result, "".join(log).splitlines()
+    try:
+        result = future.result()
+    finally:
+        log.on_line = None  # after a request to stop, the call goes on without a listener
+    if log.error:
+        raise log.error
+    return result, log.lines()
 
 
 class Vocabulary:
@@ -140,20 +182,21 @@ def _open_model(path: Path, *, vocab_only: bool) -> Iterator[Any]:
 
 
 @cache
-def _install_log() -> tuple[list[str], Any]:
-    """Start llama.cpp and keep what it logs, in pieces of lines.
+def _install_log() -> Any:
+    """Start llama.cpp and keep what it logs: in the log of the call whose thread logs.
+
+    A call that was left by a request to stop goes on, and its lines are not those of the next call.
 
     Returns:
-        The pieces, and the callback: llama.cpp holds the bare pointer to it for as long as the process lives.
+        The callback: llama.cpp holds the bare pointer to it for as long as the process lives.
     """
     import llama_cpp
 
-    pieces: list[str] = []
-
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def keep(_level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
-        pieces.append(text.decode("utf-8", errors="replace"))
+        if log := getattr(_this_thread, "log", None):
+            log.add(text.decode("utf-8", errors="replace"))
 
     llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    return pieces, keep
+    return keep

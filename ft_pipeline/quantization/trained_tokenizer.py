@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from ft_pipeline.datasets.rendering import TEMPLATE_DATE
 from ft_pipeline.errors import ConversionError
 
 _PROBE = "sentinel"
@@ -53,6 +54,23 @@ class TrainedTokenizer:
         added = self._tokenizer.added_tokens_decoder.values()
         return list(dict.fromkeys([*self._tokenizer.all_special_tokens, *(str(token) for token in added)]))
 
+    @property
+    def stop_candidates(self) -> list[str]:
+        """Those of them that no answer holds: not the line breaks and markup that some vocabularies add."""
+        ordinary = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if not token.special}
+        return [token for token in self.special_tokens if token not in ordinary]
+
+    @property
+    def right_stripped(self) -> list[str]:
+        """The special tokens that take the blanks after them along."""
+        return [str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.rstrip]
+
+    def list_ordinary(self) -> dict[str, int]:
+        """Tokens and ids of those that look like special ones and are none."""
+        special = set(self.special_tokens)
+        tokens: dict[str, int] = self._tokenizer.get_vocab()
+        return {text: i for text, i in tokens.items() if text[:1] == "<" and text[-1:] == ">" and text not in special}
+
     def token_id(self, text: str) -> int:
         """The id of a token by its text."""
         return int(self._tokenizer.convert_tokens_to_ids(text))
@@ -64,7 +82,10 @@ class TrainedTokenizer:
             TemplateError: the template does not take such a conversation.
         """
         text: str = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            strftime_now=lambda _format: TEMPLATE_DATE,
         )
         return text
 
@@ -72,6 +93,17 @@ class TrainedTokenizer:
         """Ids of a rendered conversation, with the BOS that a template may leave to the tokenizer."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return [self.bos_id, *ids] if self.bos_id is not None and self._adds_bos and ids[:1] != [self.bos_id] else ids
+
+    def show(self, ids: Sequence[int]) -> list[str]:
+        """How tokens are spelled in the vocabulary."""
+        return [str(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def find(self, text: str, position: int) -> int:
+        """Where in a text the token begins that has this index in its ids."""
+        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        added = len(self.encode(text)) - len(found["input_ids"])
+        starts = [*([0] * added), *(start for start, _ in found["offset_mapping"]), len(text)]
+        return int(starts[min(position, len(starts) - 1)])
 
     def accepts(self, messages: Conversation) -> bool:
         """Whether the template renders such a conversation."""

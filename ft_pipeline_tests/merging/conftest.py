@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from ft_pipeline.merging.merge import MergeRequest, merge_adapter
+from ft_pipeline.processes.reporter import LogReporter
+from ft_pipeline.summary import Summary
+from ft_pipeline_tests.merging.tiny_adapter import make_adapter, make_base
+
+Merge = Callable[..., tuple[Path, Summary]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,3 +30,28 @@ def _libraries() -> None:
         assert peft.LoraConfig
         assert transformers.LlamaForCausalLM
         assert transformers.Qwen2ForCausalLM
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with tied embeddings, in several files."""
+    return make_base(tmp_path_factory.mktemp("llama") / "base", tie_word_embeddings=True, max_shard_size="60KB")
+
+
+@pytest.fixture(scope="session")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRA on all of its linear layers."""
+    return make_adapter(tmp_path_factory.mktemp("llama") / "adapter", base)
+
+
+@pytest.fixture
+def merge(tmp_path: Path) -> Merge:
+    """The merge, into a folder of the test."""
+
+    def run(base: Path, adapter: Path, **settings: Any) -> tuple[Path, Summary]:
+        out_dir = tmp_path / "merged"
+        out_dir.mkdir()
+        request = MergeRequest(base=base, adapter=adapter, out_dir=out_dir, **settings)
+        return out_dir, merge_adapter(request, LogReporter(logging.getLogger("merge")))
+
+    return run

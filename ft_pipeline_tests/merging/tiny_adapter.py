@@ -9,6 +9,11 @@ from typing import Any
 from ft_pipeline_tests.tiny_model import make_tokenizer
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_LINEAR_OF = {
+    "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
+    "phi3": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+}
 _SIZES: dict[str, Any] = {
     "vocab_size": 384,
     "hidden_size": 64,
@@ -23,12 +28,20 @@ _SIZES: dict[str, Any] = {
 }
 
 
-def make_base(folder: Path, architecture: str = "llama", *, max_shard_size: str = "1GB", **config: Any) -> Path:
-    """A bfloat16 base; every value, norms and biases too, is random and not representable in float16 alone.
+def make_base(
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    max_shard_size: str = "1GB",
+    dtype: str = "bfloat16",
+    **config: Any,
+) -> Path:
+    """A base; every value, norms and biases too, is random and not representable in float16 alone.
 
     Args:
         architecture: A model type of transformers: llama, qwen2, ...
         max_shard_size: Below the model's size: several files with an index.
+        dtype: torch's name of the type of the weights.
         config: Changes of the configuration.
     """
     import torch
@@ -39,7 +52,7 @@ def make_base(folder: Path, architecture: str = "llama", *, max_shard_size: str 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.05 + 0.01)
-    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
     make_tokenizer(folder)
     return folder
 
@@ -58,11 +71,12 @@ def make_adapter(folder: Path, base: Path, *, trained: bool = True, **config: An
 
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, **config}
+    linear = _LINEAR_OF.get(model.config.model_type, LINEAR)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": linear, **config}
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if trained and ("lora_B" in name or "lora_embedding_A" in name):
+            if trained and ("lora_B" in name or name.endswith(".bias") or "lora_embedding_A" in name):
                 parameter.copy_(torch.randn_like(parameter) * 0.1)
             elif trained and ("lora_magnitude_vector" in name or "modules_to_save" in name):
                 parameter.mul_(1 + 0.1 * torch.rand_like(parameter))

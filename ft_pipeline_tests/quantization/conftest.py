@@ -14,30 +14,30 @@ from typing import Any
 import pytest
 
 from ft_pipeline.processes.reporter import LogReporter
+from ft_pipeline.quantization.convert_stage import ConvertRequest, convert_model
 from ft_pipeline.quantization.gguf import GgufRequest, build_gguf
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
+from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Summary
+from ft_pipeline_tests.quantization.provenance import make_provenance
 from ft_pipeline_tests.tiny_model import make_model, make_tokenizer
 
 CONVERSATION = (
     {"role": "user", "content": "what is the colour of the sky"},
     {"role": "assistant", "content": "the sky is blue"},
 )
-# Stands in for llama.cpp's converter: hands out a GGUF that the real one made, without its ten seconds of imports.
-_STAND_IN = """
-import shutil, sys
-shutil.copyfile(r"{source}", sys.argv[sys.argv.index("--outfile") + 1])
-"""
+REPORTER = LogReporter(logging.getLogger("gguf"))
 
 Build = Callable[..., Summary]
 
 
 @dataclass(frozen=True)
 class Built:
-    """What one run of the whole stage gave."""
+    """What one run of conversion and quantization gave."""
 
     folder: Path
     summary: Summary
+    converted: Summary
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,11 +65,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The stage run once with llama.cpp's own converter."""
-    folder = tmp_path_factory.mktemp("quantization") / "gguf"
-    folder.mkdir()
-    request = _request(model, folder, types=("Q4_K_M", "Q8_0", "F16"), parity_conversations=(CONVERSATION,))
-    return Built(folder, build_gguf(request, LogReporter(logging.getLogger("gguf"))))
+    """Both stages run once with llama.cpp's own converter."""
+    unquantized, folder = tmp_path_factory.mktemp("f16"), tmp_path_factory.mktemp("gguf")
+    converted = convert_model(ConvertRequest(model=model, name="demo", out_dir=unquantized), REPORTER)
+    request = _request(
+        model,
+        folder,
+        f16=unquantized / "demo-F16.gguf",
+        settings=QuantizationSection(types=("Q4_K_M", "Q8_0", "F16"), context_tokens=512),
+        parity_conversations=(CONVERSATION,),
+        provenance=make_provenance(name="demo"),
+    )
+    return Built(folder, build_gguf(request, REPORTER), converted)
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +93,18 @@ def trained(model: Path) -> TrainedTokenizer:
 
 @pytest.fixture
 def build(model: Path, f16: Path, tmp_path: Path) -> Build:
-    """Run the stage in no time: the conversion is a copy of the f16 GGUF."""
-    tree = make_converter(tmp_path / "converter", _STAND_IN.format(source=f16))
+    """Run the stage on the f16 GGUF of the model."""
     out_dir = tmp_path / "out"
     out_dir.mkdir()
 
     def run(**changes: Any) -> Summary:
-        request = _request(changes.pop("model", model), out_dir, **{"converter": tree, **changes})
-        return build_gguf(request, LogReporter(logging.getLogger("gguf")))
+        settings = {name: changes.pop(name) for name in [*changes] if name in QuantizationSection.model_fields}
+        request = _request(
+            changes.pop("model", model),
+            out_dir,
+            **{"f16": f16, "settings": QuantizationSection.model_validate(settings), **changes},
+        )
+        return build_gguf(request, REPORTER)
 
     return run
 
@@ -118,5 +129,4 @@ def copy_model(model: Path, folder: Path) -> Path:
 
 
 def _request(model: Path, out_dir: Path, **fields: Any) -> GgufRequest:
-    defaults = {"model": model, "types": ("Q8_0",), "name": "demo", "context_tokens": 512, "out_dir": out_dir}
-    return GgufRequest.model_validate({**defaults, **fields})
+    return GgufRequest.model_validate({"model": model, "name": "demo", "out_dir": out_dir, **fields})

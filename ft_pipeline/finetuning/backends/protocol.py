@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ft_pipeline.finetuning.device import Device
@@ -31,6 +32,9 @@ class Backend(Protocol):
 
     def offload_embeddings(self, model: Any) -> bool:
         """Keep the input embeddings in the host's memory; whether it was possible."""
+
+    def plain_layers(self, model: Any) -> AbstractContextManager[None]:
+        """While it lasts, each linear layer is called by itself, as its hooks need it; slower, and the same result."""
 
     def adapt(self, batch: dict[str, Any], device: Device) -> dict[str, Any]:
         """A micro-batch of `batches.py` on the device, as this backend's model takes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.finetuning.backends.adapter import lora_arguments, train_in_float32
@@ -70,6 +71,10 @@ class TrlBackend:
     def offload_embeddings(self, model: Any) -> bool:  # noqa: ARG002
         """It cannot."""
         return False
+
+    def plain_layers(self, model: Any) -> AbstractContextManager[None]:  # noqa: ARG002
+        """They always are."""
+        return nullcontext()
 
     def adapt(self, batch: dict[str, Any], device: Device) -> dict[str, Any]:
         """Packed rows are told by their bounds."""

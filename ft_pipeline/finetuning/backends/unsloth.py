@@ -2,13 +2,15 @@
 
 What its public functions do not offer is reached inside: which layers are computed twice while training goes on
 (`_unsloth_skip_checkpoint`), attention by rows on torch before 2.12 (`varlen.py`), products that backward never reads
-(`lean_recompute.py`). Each looks first whether this Unsloth is built as it knows it.
+(`lean_recompute.py`), linear layers that are called one by one (`plain_layers.py`). Each looks first whether this
+Unsloth is built as it knows it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.base_model import read_config
@@ -16,6 +18,7 @@ from ft_pipeline.errors import TrainingError
 from ft_pipeline.finetuning.backends.adapter import lora_arguments, train_in_float32
 from ft_pipeline.finetuning.backends.environment import set_environment
 from ft_pipeline.finetuning.backends.lean_recompute import skip_unread_products
+from ft_pipeline.finetuning.backends.plain_layers import plain_layers
 from ft_pipeline.finetuning.backends.recompute import recompute_all_or_none
 from ft_pipeline.finetuning.device import Device
 from ft_pipeline.finetuning.varlen import give_unsloth_varlen, register_attention, tell_rows
@@ -111,6 +114,10 @@ class UnslothBackend:
         from unsloth.models.vision import offload_spare_embeddings
 
         return bool(offload_spare_embeddings(model))
+
+    def plain_layers(self, model: Any) -> AbstractContextManager[None]:
+        """Without the kernels that take several layers at once."""
+        return plain_layers(model)
 
     def adapt(self, batch: dict[str, Any], device: Device) -> dict[str, Any]:
         """On a GPU, Unsloth's attention is told the lengths of packed rows."""

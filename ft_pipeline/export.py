@@ -1,0 +1,145 @@
+"""From an adapter to the files that ship: merged, as a 16-bit GGUF, quantized. The base goes the same way.
+
+The 16-bit GGUF is an artifact of its own: every type is quantized from it, the evaluation compares with it, and then
+retention takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ft_pipeline.artifact import Artifact, ArtifactKey
+from ft_pipeline.builder import ArtifactBuilder
+from ft_pipeline.datasets.validated import EVALUATION_FILE, sample_conversations
+from ft_pipeline.merging.merge import MergeRequest
+from ft_pipeline.quantization.convert_stage import ConvertRequest
+from ft_pipeline.quantization.files import gguf_file_name, unquantized_type
+from ft_pipeline.quantization.gguf import GgufRequest
+from ft_pipeline.quantization.metadata import Provenance
+from ft_pipeline.quantization.preflight import ExportCheckRequest, require_room
+from ft_pipeline.quantization.types import needs_importance
+
+
+class Export:
+    """The stages between training and evaluation.
+
+    Args:
+        builder: Of the run.
+    """
+
+    def __init__(self, builder: ArtifactBuilder) -> None:
+        self._builder = builder
+
+    def check(self) -> Artifact:
+        """Whether the base can become a GGUF at all, found out before training; made once for a base.
+
+        Raises:
+            ConversionError: llama.cpp does not take the base, or reads its tokens otherwise.
+            DiskSpaceError: the disk does not hold what will be written.
+            MemoryBudgetError: this machine's memory is too small for it.
+        """
+        recipe, builder = self._builder.recipe, self._builder
+        found = builder.build(
+            "ft_pipeline.quantization.preflight:check_export",
+            builder.lineage.export_check,
+            lambda draft: ExportCheckRequest(
+                base=builder.base.path,
+                name=recipe.name,
+                settings=recipe.quantization,
+                dtype=recipe.merging.dtype,
+                out_dir=draft,
+            ),
+        )
+        require_room(builder.store.root, found.manifest.summary)
+        return found
+
+    def merged_model(self) -> Artifact:
+        """The adapter merged into the 16-bit base."""
+        builder = self._builder
+        adapter = builder.require(builder.lineage.trained_adapter)
+        return builder.build(
+            "ft_pipeline.merging.merge:merge_adapter",
+            builder.lineage.merged_model,
+            lambda draft: MergeRequest(
+                base=builder.base.path,
+                adapter=adapter.path,
+                out_dir=draft,
+                base_dtype=adapter.manifest.summary.figures.get("base_dtype"),
+                **builder.recipe.merging.model_dump(),
+            ),
+        )
+
+    def gguf_model(self) -> Artifact:
+        """The merged model in every quantization type of the recipe, checked as llama.cpp reads it."""
+        builder, lineage, name = self._builder, self._builder.lineage, self._builder.recipe.name
+        validated, merged = builder.require_validated(), builder.require(lineage.merged_model)
+        adapter = builder.require(lineage.trained_adapter)
+        provenance = self._describe(adapter, validated)
+        return self._quantize(
+            lineage.gguf_model,
+            lambda draft: GgufRequest(
+                f16=self._convert(lineage.f16_gguf, merged.path, name, provenance),
+                model=merged.path,
+                name=name,
+                settings=builder.recipe.quantization,
+                out_dir=draft,
+                parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
+                importance=adapter.path,
+                adapter=adapter.path,
+                base=builder.base.path,
+                provenance=provenance,
+            ),
+        )
+
+    def base_gguf(self) -> Artifact:
+        """The base in the same types, to compare with: made once for a base."""
+        builder, lineage = self._builder, self._builder.lineage
+        validated, name, settings = builder.require_validated(), self.base_name, builder.recipe.quantization
+        importance = None
+        if needs_importance(settings.types):
+            importance = builder.require(lineage.trained_adapter).path
+        return self._quantize(
+            lineage.base_gguf,
+            lambda draft: GgufRequest(
+                f16=self._convert(lineage.base_f16_gguf, builder.base.path, name, None),
+                model=builder.base.path,
+                name=name,
+                settings=settings,
+                out_dir=draft,
+                parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
+                importance=importance,
+            ),
+        )
+
+    @property
+    def base_name(self) -> str:
+        """What the base's GGUFs are called."""
+        return f"{self._builder.recipe.name}-base"
+
+    def _convert(self, key: ArtifactKey, model: Path, name: str, provenance: Provenance | None) -> Path:
+        dtype = self._builder.recipe.merging.dtype
+        artifact = self._builder.build(
+            "ft_pipeline.quantization.convert_stage:convert_model",
+            key,
+            lambda draft: ConvertRequest(model=model, name=name, dtype=dtype, provenance=provenance, out_dir=draft),
+        )
+        return artifact.path / gguf_file_name(name, unquantized_type(dtype))
+
+    def _quantize(self, key: ArtifactKey, request: Callable[[Path], GgufRequest]) -> Artifact:
+        return self._builder.build("ft_pipeline.quantization.gguf:build_gguf", key, request)
+
+    def _describe(self, adapter: Artifact, validated: Artifact) -> Provenance:
+        builder = self._builder
+        recipe, base = builder.recipe, builder.base
+        return Provenance(
+            name=recipe.name,
+            description=recipe.description,
+            base_name=base.name,
+            base_revision=recipe.base_model.revision,
+            base_identity=base.identity,
+            data_fingerprint=validated.manifest.fingerprint,
+            adapter_fingerprint=adapter.manifest.fingerprint,
+            recipe=recipe.model_dump(mode="json"),
+            figures=adapter.manifest.summary.figures,
+        )

@@ -1,0 +1,122 @@
+"""The model card: what a model is, where it comes from, and how to run it, as Hugging Face's README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ft_pipeline.quantization.metadata import Provenance
+from ft_pipeline.summary import Scalar
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>|#!~])")
+# What the training says of itself that a user of the model would ask for.
+_TRAINING = {
+    "held_out_loss": "loss on held-out rows (nats per token)",
+    "final_loss": "loss at the end of training",
+    "steps": "optimizer steps",
+    "trained_tokens": "trained tokens",
+    "trainable_parameters": "trained parameters",
+    "importance_tokens": "tokens behind the importance matrix",
+}
+_FILES = {
+    "type": "type",
+    "file": "file",
+    "size_bytes": "bytes",
+    "bits_per_weight": "bits per weight",
+    "importance_matrix": "importance matrix",
+}
+
+
+def write_model_card(provenance: Provenance, files: Sequence[Mapping[str, Scalar]], lora: str | None) -> str:
+    """The text of the card.
+
+    Args:
+        provenance: Where the model comes from.
+        files: A row for each quantization type: `type`, `file`, `size_bytes`, ...; the first is the published one.
+        lora: Name of the adapter's own GGUF, if there is one.
+    """
+    parts = [
+        f"---\n{_front_matter(provenance)}\n---",
+        f"# {_plain(provenance.name)}",
+        _plain(provenance.description),
+        "A language model fine-tuned with QLoRA, merged, and quantized to GGUF by ft_pipeline.",
+        "## Files",
+        _table(_FILES.values(), [[row.get(key) for key in _FILES] for row in files]),
+        f"`{lora}` is the adapter alone, to be loaded on top of the base's own GGUF." if lora else "",
+        "## How to run it",
+        _describe_use(str(files[0]["file"])),
+        "## Where it comes from",
+        _table(["what", "which"], _lineage(provenance)),
+        "## Training",
+        _table(["figure", "value"], _figures(provenance)),
+        "## Limits",
+        "It was trained for the task of its data and knows no more than its base beyond that. Quantizing costs some "
+        "accuracy: scores of these files, beside the base's, are in the evaluation report of the run that made them.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(provenance: Provenance) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        base_model=provenance.hub_base,
+        library_name="gguf",
+        pipeline_tag="text-generation",
+        tags=["ft_pipeline", "lora"],
+    )
+    return str(data.to_yaml())
+
+
+def _lineage(provenance: Provenance) -> list[list[Scalar]]:
+    rows: list[list[Scalar]] = [["recipe", provenance.name], ["base", provenance.base_label]]
+    if provenance.base_revision:
+        rows.append(["revision of the base", provenance.base_revision])
+    return [
+        *rows,
+        ["bytes of the base", provenance.base_identity],
+        ["data (fingerprint)", provenance.data_fingerprint],
+        ["adapter (fingerprint)", provenance.adapter_fingerprint],
+    ]
+
+
+def _figures(provenance: Provenance) -> list[list[Scalar]]:
+    rows: list[list[Scalar]] = []
+    for key, words in _TRAINING.items():
+        value = provenance.figures.get(key)
+        if value is not None:
+            rows.append([words, f"{value:.4f}" if isinstance(value, float) else value])
+    training = provenance.recipe.get("training", {})
+    lora = training.get("lora", {})
+    rows += [["LoRA rank, alpha", f"{lora.get('rank')}, {lora.get('alpha')}"], ["epochs", training.get("epochs")]]
+    return rows
+
+
+def _describe_use(file: str) -> str:
+    return "\n".join(
+        [
+            "| runtime | command |",
+            "| --- | --- |",
+            "| Ollama | `ollama create NAME -f Modelfile`, then `ollama run NAME` |",
+            f"| llama.cpp | `llama-server -m {file} --jinja` |",
+            f"| LM Studio | `lms import {file}` |",
+            f'| llama-cpp-python | `Llama(model_path="{file}").create_chat_completion(messages)` |',
+        ]
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Scalar]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([_plain(_say(value)) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _say(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(text: str) -> str:
+    """One line of text in which nothing is Markdown or HTML."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split())).replace("---", "\\---")

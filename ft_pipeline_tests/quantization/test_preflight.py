@@ -1,0 +1,276 @@
+"""What is found out about an export before training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_pipeline.errors import BaseModelError, ConversionError, DiskSpaceError, EnvironmentMismatch, MemoryBudgetError
+from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.processes.reporter import LogReporter
+from ft_pipeline.quantization.convert import Conversion, default_converter
+from ft_pipeline.quantization.disk_need import count_memory_bytes, export_bytes
+from ft_pipeline.quantization.host_memory import available_memory_bytes
+from ft_pipeline.quantization.preflight import ExportCheckRequest, check_export, require_room
+from ft_pipeline.quantization.quantize import quantize_gguf
+from ft_pipeline.quantization.skeleton import require_loadable, write_skeleton
+from ft_pipeline.recipe import QuantizationSection
+from ft_pipeline.summary import Summary
+from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
+from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
+from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary
+from ft_pipeline_tests.tiny_model import CHATML
+
+_TYPES = ("Q4_K_M", "Q8_0")
+# Stands in for llama.cpp's converter: hands out a vocabulary that the real one made.
+_STAND_IN = """
+import shutil, sys
+shutil.copyfile(r"{source}", sys.argv[sys.argv.index("--outfile") + 1])
+"""
+# Answers before the last are shortened.
+_FORGETFUL = CHATML.replace(
+    "m['content']", "(m['content'] if loop.last or m['role'] != 'assistant' else m['content'][:2])"
+)
+_GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def checked(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The stage run once with llama.cpp's own converter."""
+    return _check(model, tmp_path_factory.mktemp("preflight"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's vocabulary as a GGUF."""
+    return convert_vocabulary(model, tmp_path_factory.mktemp("preflight") / "vocabulary.gguf")
+
+
+@pytest.fixture
+def converter(vocabulary: Path, tmp_path: Path) -> Path:
+    """A converter that takes no time."""
+    return make_converter(tmp_path / "converter", _STAND_IN.format(source=vocabulary))
+
+
+def test_a_base_that_can_be_exported_passes(checked: Summary) -> None:
+    assert {check.name: check.passed for check in checked.checks} == {"can_be_converted": True, "token_parity": True}
+    assert checked.figures["bos_tokens"] == 1
+    assert checked.figures["known_differences"] == 0
+    assert int(checked.figures["parity_tokens"] or 0) > 10_000
+
+
+def test_predicts_the_files_that_the_quantizer_writes(checked: Summary, model: Path, tmp_path: Path) -> None:
+    f16 = tmp_path / "f16.gguf"
+    with Conversion(model, f16, "demo", default_converter()) as conversion:
+        conversion.wait()
+    assert checked.figures["unquantized_bytes"] == pytest.approx(f16.stat().st_size, abs=1024)
+    for row in checked.tables["sizes"]:
+        written = quantize_gguf(f16, tmp_path / "quantized.gguf", str(row["type"]))
+        assert row["predicted_bytes"] == pytest.approx(written.size_bytes, abs=1024)
+        assert row["fallback_tensors"] == len(written.fallbacks) == 0
+
+
+def test_leaves_no_file_behind(model: Path, converter: Path, tmp_path: Path) -> None:
+    out_dir = tmp_path / "out"
+    out_dir.mkdir()
+    _check(model, out_dir, converter)
+    with pytest.raises(ConversionError):
+        _check(_with_template(model, tmp_path, "{{ bos_token }}" + CHATML), out_dir, converter)
+    assert not list(out_dir.iterdir())
+
+
+def test_refuses_an_unknown_tokenizer(model: Path, tmp_path: Path) -> None:
+    other = copy_model(model, tmp_path / "model")
+    make_unknown_tokenizer(other)
+    with pytest.raises(ConversionError, match="BPE pre-tokenizer was not recognized"):
+        _check(other, tmp_path)
+
+
+def test_refuses_an_architecture_that_the_converter_does_not_know(model: Path, tmp_path: Path) -> None:
+    other = _with_config(model, tmp_path, architectures=["NobodysForCausalLM"])
+    with pytest.raises(ConversionError, match=r"does not know the architecture.*NobodysForCausalLM is not supported"):
+        _check(other, tmp_path)
+
+
+def test_refuses_a_family_that_cannot_be_trained(model: Path, converter: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match="got model_type 'bert'"):
+        _check(_with_config(model, tmp_path, model_type="bert"), tmp_path, converter)
+
+
+def test_refuses_a_damaged_config(model: Path, converter: Path, tmp_path: Path) -> None:
+    other = copy_model(model, tmp_path / "model")
+    (other / "config.json").write_text('{"model_type": ', encoding="utf-8")
+    with pytest.raises(BaseModelError, match=r"a base must have a config\.json that is JSON; .*Fetch it again"):
+        _check(other, tmp_path, converter)
+
+
+def test_refuses_a_converter_of_another_version(model: Path, tmp_path: Path) -> None:
+    tree = make_converter(tmp_path / "converter", "", release="0.0.1")
+    with pytest.raises(EnvironmentMismatch, match=r"of llama-cpp-python 0\.0\.1"):
+        _check(model, tmp_path, tree)
+
+
+def test_finds_a_double_bos_before_training(model: Path, converter: Path, tmp_path: Path) -> None:
+    other = _with_template(model, tmp_path, "{{ bos_token }}" + CHATML)
+    with pytest.raises(ConversionError, match="it was trained with 2 BOS"):
+        _check(other, tmp_path, converter)
+
+
+def test_finds_other_tokens_before_training(model: Path, converter: Path, tmp_path: Path) -> None:
+    other = copy_model(model, tmp_path / "model")
+    path = other / "tokenizer.json"
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec["model"]["merges"].reverse()
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(ConversionError, match=r"\d+ of \d+ renderings differ: near "):
+        _check(other, tmp_path, converter)
+
+
+def test_a_template_that_ollama_cannot_express_needs_the_recipes_word(model: Path, tmp_path: Path) -> None:
+    other = _with_template(model, tmp_path, _FORGETFUL)
+    converted = convert_vocabulary(other, tmp_path / "forgetful.gguf")
+    tree = make_converter(tmp_path / "converter", _STAND_IN.format(source=converted))
+    with pytest.raises(ConversionError, match=r"Set quantization\.ollama: false"):
+        _check(other, tmp_path, tree)
+    assert not _check(other, tmp_path, tree, ollama=False).failed
+
+
+def test_a_system_message_that_a_modelfile_cannot_hold_is_refused(model: Path, converter: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"quantization\.system"):
+        _check(model, tmp_path, converter, system="ring\x07")
+
+
+def test_tells_of_rows_that_k_quants_cannot_hold(
+    model: Path, vocabulary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = _with_config(model, tmp_path, intermediate_size=320)
+    narrow = tmp_path / "narrow.gguf"
+    key = b"llama.feed_forward_length" + struct.pack("<I", 4)
+    narrow.write_bytes(vocabulary.read_bytes().replace(key + struct.pack("<I", 512), key + struct.pack("<I", 320)))
+    converter = make_converter(tmp_path / "converter", _STAND_IN.format(source=narrow))
+    with caplog.at_level(logging.WARNING, logger="preflight"):
+        found = _check(other, tmp_path, converter)
+    four, eight = found.tables["sizes"]
+    assert (four["fallback_tensors"], eight["fallback_tensors"]) == (1, 0)
+    assert "Q4_K_M: 1 tensors of this base have rows that are no multiple" in caplog.text
+
+
+def test_llama_cpp_refuses_tensors_of_another_shape(model: Path, vocabulary: Path, tmp_path: Path) -> None:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    skeleton = tmp_path / "skeleton.gguf"
+    write_skeleton(vocabulary, skeleton, read_architecture(config), "f16")
+    require_loadable(skeleton)
+    write_skeleton(vocabulary, skeleton, read_architecture(config | {"intermediate_size": 768}), "f16")
+    with pytest.raises(ConversionError, match=r"refuses its tensors: .*wrong shape"):
+        require_loadable(skeleton)
+
+
+def test_a_skeleton_takes_no_room(model: Path, vocabulary: Path, tmp_path: Path) -> None:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8")) | {"num_hidden_layers": 40}
+    skeleton = tmp_path / "skeleton.gguf"
+    write_skeleton(vocabulary, skeleton, read_architecture(config), "f16")
+    assert skeleton.stat().st_size > 40 * 2**20
+    assert skeleton.stat().st_blocks * 512 < 2**20
+
+
+def test_an_export_holds_merged_model_and_both_files_of_each_type() -> None:
+    assert export_bytes(100, [30, 50]) == 3 * 100 + 2 * 80
+
+
+def test_a_file_that_is_split_lies_there_twice() -> None:
+    assert export_bytes(100, [3 * _GIB], split_gib=4) == 300 + 6 * _GIB
+    assert export_bytes(100, [3 * _GIB], split_gib=2) == 300 + 9 * _GIB
+
+
+def test_memory_goes_by_the_largest_tensor_and_not_by_the_layers(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    one, many, wide = (
+        count_memory_bytes(read_architecture(config | changes))
+        for changes in ({}, {"num_hidden_layers": 40}, {"vocab_size": 2**20})
+    )
+    assert one == many
+    assert wide["convert"] == one["convert"] + 6 * (2**20 - 2 * 256) * 256
+
+
+def test_a_disk_and_a_memory_that_suffice_pass(checked: Summary, tmp_path: Path) -> None:
+    require_room(tmp_path / "not" / "there", checked)
+
+
+def test_says_how_much_disk_is_missing(checked: Summary, tmp_path: Path) -> None:
+    too_much = checked.model_copy(update={"figures": checked.figures | {"needed_disk_bytes": 2**60}})
+    with pytest.raises(DiskSpaceError, match=r"merging, converting and quantizing needs .* GiB short"):
+        require_room(tmp_path, too_much)
+
+
+def test_says_how_much_memory_is_missing(checked: Summary, tmp_path: Path) -> None:
+    memory: list[dict[str, Any]] = [{"step": "convert", "needed_bytes": 2**60}]
+    too_much = checked.model_copy(update={"tables": checked.tables | {"memory": memory}})
+    with pytest.raises(MemoryBudgetError, match=r"the step 'convert' of the export takes .* GiB short\. End other"):
+        require_room(tmp_path, too_much)
+
+
+def test_available_memory_is_the_machines_without_a_limit(tmp_path: Path) -> None:
+    _write_machine(tmp_path, "0::/\n", {"sys/fs/cgroup/memory.max": "max"})
+    assert available_memory_bytes(tmp_path) == 8 * _GIB
+
+
+def test_available_memory_is_what_a_group_around_the_process_leaves(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/a"
+    files = {
+        f"{group}/b/memory.max": "max",
+        f"{group}/b/memory.current": str(1 * _GIB),
+        f"{group}/memory.max": str(4 * _GIB),
+        f"{group}/memory.current": str(3 * _GIB),
+        f"{group}/memory.stat": f"anon 7\ninactive_file {_GIB}\nactive_file {_GIB // 2}",
+    }
+    _write_machine(tmp_path, "0::/a/b\n", files)
+    assert available_memory_bytes(tmp_path) == 2.5 * _GIB
+
+
+def test_available_memory_heeds_limits_of_the_first_version(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/memory"
+    files = {
+        f"{group}/memory.limit_in_bytes": str(2 * _GIB),
+        f"{group}/memory.usage_in_bytes": str(3 * _GIB // 2),
+        f"{group}/memory.stat": "total_inactive_file 0",
+    }
+    # The path is the host's: in the container there is no such folder.
+    _write_machine(tmp_path, "4:cpu:/docker/1\n3:memory:/docker/1\n", files)
+    assert available_memory_bytes(tmp_path) == _GIB // 2
+
+
+def _check(base: Path, out_dir: Path, converter: Path | None = None, **settings: Any) -> Summary:
+    request = ExportCheckRequest(
+        base=base,
+        name="demo",
+        settings=QuantizationSection(types=_TYPES, **settings),
+        out_dir=out_dir,
+        converter=converter,
+    )
+    return check_export(request, LogReporter(logging.getLogger("preflight")))
+
+
+def _with_template(model: Path, tmp_path: Path, template: str) -> Path:
+    other = copy_model(model, tmp_path / "model")
+    (other / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return other
+
+
+def _with_config(model: Path, tmp_path: Path, **fields: Any) -> Path:
+    other = copy_model(model, tmp_path / "model")
+    path = other / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+    return other
+
+
+def _write_machine(root: Path, groups: str, files: dict[str, str]) -> None:
+    meminfo = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8 * 2**20} kB\n", "proc/self/cgroup": groups}
+    for name, text in (files | meminfo).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
