@@ -97,11 +97,7 @@ def compare(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, float | No
         ("merge / copy", ratio(["merge"], ["copy"]), MERGE_TO_COPY),
         ("memory that the merge holds, GB", held, MERGE_GB),
         ("own cost over llama.cpp's converter and quantizer", own and own - 1, OWN_COST),
-        (
-            "merge to Q4_K_M / the best of the others",
-            ratio(["merge", *ggufs], alone, min(merges, default=None)),
-            END_TO_END,
-        ),
+        ("merge to Q4_K_M / the best of the others", whole, END_TO_END),
     ]
 
 
@@ -110,12 +106,13 @@ def to_markdown(sections: list[Section]) -> str:
     lines = ["# Export: merge, f16 GGUF, Q4_K_M", ""]
     for section in sections:
         lines += _show_section(section)
-    for name in dict.fromkeys(_name_machine(section["machine"]) for section in sections):
-        lines += _show_memory(name, [section for section in sections if _name_machine(section["machine"]) == name])
+    names = [_name_machine(section["machine"]) for section in sections]
+    for name in dict.fromkeys(names):
+        lines += _show_memory(name, [section for section, found in zip(sections, names, strict=True) if found == name])
     lines.append(
         "Seconds: the median of the runs, lowest and highest in brackets. Held: RssAnon + RssShmem of all processes of "
-        "the step, every 20 ms. Resident: with mapped files. Flush: how long what a step left to the kernel still takes "
-        "to the disk; it is not in the seconds. GB: 10^9 bytes."
+        "the step, every 20 ms. Resident: with mapped files. Flush: how long what a step left to the kernel takes to "
+        "the disk; it is not in the seconds. GB: 10^9 bytes."
     )
     return "\n".join(lines) + "\n"
 
@@ -142,9 +139,8 @@ def _show_row(step: str, runs: list[dict[str, Any]]) -> str:
     seconds = [run["seconds"] for run in runs]
     spread = f" ({min(seconds):.1f} - {max(seconds):.1f})" if len(runs) > 1 else ""
     flush = statistics.median(run["flush_seconds"] for run in runs)
-    held, resident, size = (
-        max(run[key] for run in runs) / 1e9 for key in ("held_bytes", "resident_bytes", "size_bytes")
-    )
+    peaks = [max(run[key] for run in runs) / 1e9 for key in ("held_bytes", "resident_bytes", "size_bytes")]
+    held, resident, size = peaks
     gpu = max(run.get("gpu_peak_bytes", 0) for run in runs) / 1e9
     more = f" + {gpu:.1f} on the GPU" if gpu else ""
     median = statistics.median(seconds)
@@ -160,7 +156,8 @@ def _show_memory(name: str, sections: list[Section]) -> list[str]:
     for step in STEPS:
         found = [section["rows"].get(step, [{}]) for section in sections]
         cells = [max(run.get("held_bytes", 0) for run in runs) / 1e9 for runs in found]
-        lines.append(f"| {_NAMES[step]} | {' | '.join(f'{cell:.2f}' if cell else '-' for cell in cells)} |")
+        if any(cells):
+            lines.append(f"| {_NAMES[step]} | {' | '.join(f'{cell:.2f}' if cell else '-' for cell in cells)} |")
     return [*lines, ""]
 
 

@@ -135,7 +135,7 @@ def _write_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
             repeated = values.roll(len(places)).repeat(-(-size // len(values)))
             tensors[name] = repeated[:size].reshape(shape)
         save_file(tensors, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": sum((folder / file).stat().st_size for file in set(places.values()))}}
+    index = {"metadata": {"total_size": 2 * sum(map(math.prod, shapes.values()))}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": places}), encoding="utf-8")
 
 
@@ -328,8 +328,8 @@ def _describe_llama() -> str:
     """What the loaded library was built for: its speed depends on it."""
     import llama_cpp
 
-    flags = llama_cpp.llama_print_system_info().decode().replace(" = 1", "")
-    return flags.rstrip("| ").replace(" |", ",")
+    flags = str(llama_cpp.llama_print_system_info().decode())
+    return flags.rstrip("| ").replace(" |", ",").replace(" = 1", "")
 
 
 def _find_version(package: str) -> str | None:

@@ -309,9 +309,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     lines += ["", "| 4-bit base with adapter against the merged model | median | largest |", "| --- " * 3 + "|"]
     lines.append(f"| layers, mean difference over mean ({four['layers']}) | {four['median']:.2%} | {four['max']:.2%} |")
     lines.append(f"| columns | {four['column_median']:.2%} | {four['column_max']:.2%} |")
-    training = result["training"]
-    seconds = f"in {training['importance_seconds']} s, after {training['train_seconds']} s of training"
-    lines += ["", f"{four['tokens']:,} tokens of the training rows {seconds}.", ""]
+    lines += ["", f"The same {four['tokens']:,} tokens of training rows.", ""]
     lines.append("| KL from f16 (nats) | without | with | ratio | in answers, without | with | ratio | ")
     lines[-1] += "same first guess, without | with |"
     lines.append("| --- " * 9 + "|")

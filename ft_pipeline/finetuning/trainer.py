@@ -260,6 +260,12 @@ def _save(request: TrainRequest, training: Training) -> None:
     (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
 
 
+def _find_base_dtype(model: Any) -> str | None:
+    """The type that 4-bit weights are multiplied in: a merge into NF4 rounds to it too. None: there are none."""
+    states = (getattr(parameter, "quant_state", None) for parameter in model.parameters())
+    return next((str(state.dtype).removeprefix("torch.") for state in states if state is not None), None)
+
+
 def _summarize(training: Training, request: TrainRequest, measured: dict[str, float | None]) -> Summary:
     job, watch, runner = training.job, training.watch, training.runner
     history = watch.curves.as_history()
@@ -270,6 +276,7 @@ def _summarize(training: Training, request: TrainRequest, measured: dict[str, fl
         "planned_steps": len(runner.steps),
         "final_loss": history[-1]["loss"],
         **measured,
+        "base_dtype": _find_base_dtype(training.model),
         "train_seconds": round(watch.train_seconds, 1),
         "trained_tokens": watch.trained_tokens,
         "tokens_per_second": round(watch.trained_tokens / watch.train_seconds),

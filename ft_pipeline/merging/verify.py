@@ -64,8 +64,8 @@ class Written:
 class Verification:
     """What was written and what is read back, gathered from several threads.
 
-    A tensor that the adapter leaves alone, or takes the place of, is read once more and compared. Of the others the sums
-    of what was computed and of what is on disk are compared; that they were computed right, the logits prove
+    A tensor that the adapter leaves alone, or takes the place of, is read once more and compared. Of the others the
+    sums of what was computed and of what is on disk are compared; that they were computed right, the logits prove
     (`logits.py`).
 
     Attributes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.summary import Scalar
@@ -15,6 +16,8 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _PREFIX = "ft_pipeline."
 # llama.cpp's quantizer takes texts of 127 bytes at most.
 _MOST_BYTES = 127
+# What the converter otherwise reads out of the name of the model's folder, or of `_name_or_path` in config.json.
+_GUESSED = ("basename", "finetune", "organization", "size_label", "version")
 
 
 class Provenance(BaseModel):
@@ -55,9 +58,16 @@ class Provenance(BaseModel):
         return self.hub_base or self.base_name.rstrip("/").rsplit("/", 1)[-1]
 
 
-def converter_metadata(provenance: Provenance) -> dict[str, Any]:
-    """What the converter's `--metadata` takes (gguf-py/gguf/metadata.py): keys of the GGUF standard."""
-    found: dict[str, Any] = {
+def converter_metadata(provenance: Provenance | None) -> dict[str, Any]:
+    """What the converter's `--metadata` takes (gguf-py/gguf/metadata.py): keys of the GGUF standard.
+
+    Args:
+        provenance: None for a model that does not ship: then only what the converter would guess is left out.
+    """
+    found: dict[str, Any] = {f"general.{key}": None for key in _GUESSED}
+    if provenance is None:
+        return found
+    found |= {
         "general.finetune": provenance.name,
         "general.tags": ["text-generation", "ft_pipeline"],
         "general.base_models": [_describe_base(provenance)],
@@ -65,6 +75,20 @@ def converter_metadata(provenance: Provenance) -> dict[str, Any]:
     if provenance.description:
         found["general.description"] = provenance.description
     return found
+
+
+def adapter_card(name: str, provenance: Provenance | None) -> str:
+    """What the converter of adapters reads in place of `--metadata`: a README.md that is nothing but front matter.
+
+    Args:
+        name: The GGUF's general.name.
+        provenance: None: the file says nothing else.
+    """
+    said = {key.removeprefix("general."): value for key, value in converter_metadata(provenance).items() if value}
+    if "base_models" in said:
+        said["base_model"] = said.pop("base_models")
+    # All escaped, on one line each: the converter looks for lines of three dashes.
+    return f"---\n{yaml.safe_dump({'name': name, **said}, width=float('inf'))}---\n"
 
 
 def lineage_keys(provenance: Provenance) -> Mapping[str, str]:

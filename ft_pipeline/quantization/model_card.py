@@ -22,6 +22,7 @@ _FILES = {
     "type": "type",
     "file": "file",
     "size_bytes": "bytes",
+    "predicted_bytes": "predicted",
     "bits_per_weight": "bits per weight",
     "importance_matrix": "importance matrix",
 }
@@ -44,7 +45,7 @@ def write_model_card(provenance: Provenance, files: Sequence[Mapping[str, Scalar
         _table(_FILES.values(), [[row.get(key) for key in _FILES] for row in files]),
         f"`{lora}` is the adapter alone, to be loaded on top of the base's own GGUF." if lora else "",
         "## How to run it",
-        _describe_use(str(files[0]["file"])),
+        _describe_use(str(files[0]["file"]), provenance.recipe.get("quantization", {}).get("ollama", False)),
         "## Where it comes from",
         _table(["what", "which"], _lineage(provenance)),
         "## Training",
@@ -61,6 +62,7 @@ def _front_matter(provenance: Provenance) -> str:
 
     data = ModelCardData(
         base_model=provenance.hub_base,
+        base_model_relation="finetune" if provenance.hub_base else None,  # the Hub takes a GGUF for "quantized"
         library_name="gguf",
         pipeline_tag="text-generation",
         tags=["ft_pipeline", "lora"],
@@ -92,17 +94,17 @@ def _figures(provenance: Provenance) -> list[list[Scalar]]:
     return rows
 
 
-def _describe_use(file: str) -> str:
-    return "\n".join(
-        [
-            "| runtime | command |",
-            "| --- | --- |",
-            "| Ollama | `ollama create NAME -f Modelfile`, then `ollama run NAME` |",
-            f"| llama.cpp | `llama-server -m {file} --jinja` |",
-            f"| LM Studio | `lms import {file}` |",
-            f'| llama-cpp-python | `Llama(model_path="{file}").create_chat_completion(messages)` |',
-        ]
-    )
+def _describe_use(file: str, has_modelfile: bool) -> str:
+    lines = [
+        "| runtime | command |",
+        "| --- | --- |",
+        f"| llama.cpp | `llama-server -m {file} --jinja` |",
+        f"| LM Studio | `lms import {file}` |",
+        f'| llama-cpp-python | `Llama(model_path="{file}").create_chat_completion(messages)` |',
+    ]
+    if has_modelfile:
+        lines.insert(2, "| Ollama | `ollama create NAME -f Modelfile`, then `ollama run NAME` |")
+    return "\n".join(lines)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Scalar]]) -> str:
