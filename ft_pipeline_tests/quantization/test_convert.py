@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import ConversionError, EnvironmentMismatch
+from ft_pipeline.errors import ConversionError, DiskSpaceError, EnvironmentMismatch
 from ft_pipeline.quantization.convert import Conversion, check_converter, default_converter
 from ft_pipeline.quantization.llama_library import open_vocabulary
 from ft_pipeline.quantization.parity import build_references, compare_tokens
@@ -17,6 +20,9 @@ from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline.quantization.vocabulary import repair_vocabulary
 from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
 from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
+
+# A converter's beginning: half a file.
+_HALF = "import os, pathlib, signal, sys, time\npathlib.Path(sys.argv[sys.argv.index('--outfile') + 1]).touch()\n"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,57 @@ def test_ends_the_converter_when_the_caller_is_stopped(model: Path, tmp_path: Pa
     assert conversion.running is False
 
 
+@pytest.mark.parametrize(
+    ("ending", "error", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", ConversionError, "was killed by SIGKILL while it converted .*model"),
+        ("sys.exit('on fire')", ConversionError, "failed on .*model with exit status 1"),
+        ("raise OSError(28, os.strerror(28))", DiskSpaceError, r"must hold out\.gguf; .* \([0-9,]+ bytes are free\)"),
+    ],
+    ids=["killed", "failed", "disk-full"],
+)
+def test_leaves_no_half_file(ending: str, error: type[Exception], reason: str, model: Path, tmp_path: Path) -> None:
+    tree, outfile = make_converter(tmp_path / "tree", _HALF + ending), tmp_path / "out.gguf"
+    with pytest.raises(error, match=reason), Conversion(model, outfile, "demo", tree) as conversion:
+        conversion.wait()
+    assert not outfile.exists()
+
+
+def test_a_stop_while_the_converter_works_ends_it_and_leaves_no_half_file(model: Path, tmp_path: Path) -> None:
+    script = _HALF + "os.kill(os.getppid(), signal.SIGUSR1)\ntime.sleep(60)\n"
+    outfile = tmp_path / "out.gguf"
+    conversion = Conversion(model, outfile, "demo", make_converter(tmp_path / "tree", script))
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), conversion:
+            conversion.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert conversion.running is False
+    assert not outfile.exists()
+
+
+def test_a_disk_that_takes_no_more_is_told_from_what_the_converter_says(model: Path, tmp_path: Path) -> None:
+    outfile = tmp_path / "out.gguf"
+    with (
+        pytest.raises(DiskSpaceError, match=r"the disk must hold out\.gguf; it became full"),
+        _file_limit(200_000),
+        Conversion(model, outfile, "demo", default_converter()) as conversion,
+    ):
+        conversion.wait()
+    assert not outfile.exists()
+
+
+def test_a_model_in_bfloat16_stays_in_it(model: Path, tmp_path: Path) -> None:
+    from gguf import GGMLQuantizationType, GGUFReader
+
+    outfile = tmp_path / "out.gguf"
+    with Conversion(model, outfile, "demo", default_converter(), outtype="bf16") as conversion:
+        conversion.wait()
+    types = {tensor.name: tensor.tensor_type for tensor in GGUFReader(outfile).tensors}
+    assert types["blk.0.attn_q.weight"] == GGMLQuantizationType.BF16
+
+
 def test_refuses_a_folder_without_a_tokenizer(model: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
     with pytest.raises(ConversionError, match=r"carries its tokenizer; .*bare has none of tokenizer\.json"):
@@ -103,6 +160,17 @@ def test_leaves_a_vocabulary_with_scores_alone(f16: Path, model: Path, tmp_path:
 def test_keeps_the_trained_template(f16: Path, trained: TrainedTokenizer) -> None:
     with open_vocabulary(f16) as vocabulary:
         assert vocabulary.chat_template == trained.template
+
+
+@contextmanager
+def _file_limit(size_bytes: int) -> Iterator[None]:
+    """Files end there, also those of processes that are started meanwhile: a full disk, for one size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _undo_repair(source: Path, target: Path) -> Path:

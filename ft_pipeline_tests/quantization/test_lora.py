@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +18,92 @@ from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.lora import LoraNotExpressible, convert_adapter
 from ft_pipeline.quantization.runtime_files import write_lora
 from ft_pipeline_tests.merging.tiny_adapter import make_adapter, make_base
+from ft_pipeline_tests.quantization.provenance import make_provenance
+from ft_pipeline_tests.quantization.vocabularies import make_sentencepiece_base
 from ft_pipeline_tests.tiny_model import make_tokenizer
 
 IDS = [1, *range(10, 40)]
+_SAVES_THE_HEAD = pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base as transformers reads it, and as llama.cpp does."""
+
+    folder: Path
+    gguf: Path
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lora")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("llama")
     # llama.cpp wants as many rows in the embedding as there are tokens.
-    return make_base(folder / "base", tie_word_embeddings=False, vocab_size=make_tokenizer(folder / "tokenizer"))
+    base = make_base(folder / "base", tie_word_embeddings=False, vocab_size=make_tokenizer(folder / "tokenizer"))
+    return _convert(base, folder / "base.gguf")
 
 
 @pytest.fixture(scope="module")
-def base_gguf(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("lora") / "base.gguf"
-    with Conversion(base, path, "base", default_converter()) as conversion:
-        conversion.wait()
-    return path
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("qwen2")
+    tokenizer = make_sentencepiece_base(folder / "tokenizer", "bpe")
+    size = json.loads((tokenizer / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    base = make_base(folder / "base", "qwen2", tie_word_embeddings=False, vocab_size=size)
+    for path in tokenizer.glob("tokenizer*"):
+        shutil.copy(path, base)
+    return _convert(base, folder / "base.gguf")
+
+
+@pytest.fixture(scope="module")
+def base(llama: Base) -> Path:
+    return llama.folder
 
 
 @pytest.mark.parametrize(
-    "lora",
-    [{"r": 4, "lora_alpha": 8}, {"r": 8, "lora_alpha": 8, "use_rslora": True}, {"rank_pattern": {"q_proj": 2}}],
-    ids=["lora", "rslora", "ranks"],
+    ("family", "lora"),
+    [
+        ("llama", {"r": 4, "lora_alpha": 8}),
+        ("llama", {"r": 8, "lora_alpha": 8, "use_rslora": True}),
+        ("llama", {"rank_pattern": {"q_proj": 2}}),
+        ("qwen2", {"r": 4, "lora_alpha": 8}),
+    ],
+    ids=["llama", "llama-rslora", "llama-ranks", "qwen2"],
 )
 def test_llama_cpp_computes_with_it_what_peft_does(
-    lora: dict[str, Any], base: Path, base_gguf: Path, tmp_path: Path
+    family: str, lora: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    adapter = make_adapter(tmp_path / "adapter", base, **lora)
-    convert_adapter(adapter, base, tmp_path / "lora.gguf", default_converter())
-    wanted, found = _logits_of_peft(base, adapter), _logits_of_llama(base_gguf, tmp_path / "lora.gguf")
-    plain = _logits_of_llama(base_gguf, None)
+    base: Base = request.getfixturevalue(family)
+    adapter = make_adapter(tmp_path / "adapter", base.folder, **lora)
+    convert_adapter(adapter, base.folder, tmp_path / "lora.gguf", default_converter())
+    wanted, found = _logits_of_peft(base.folder, adapter), _logits_of_llama(base.gguf, tmp_path / "lora.gguf")
+    plain = _logits_of_llama(base.gguf, None)
     assert np.abs(found - wanted).max() < 0.02 * wanted.std()
     assert np.abs(plain - wanted).max() > 0.2 * wanted.std()
+
+
+def test_it_says_where_it_comes_from_and_nothing_of_the_machine(base: Path, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    adapter, description = make_adapter(tmp_path / "adapter", base), "---\nlicense: mit\n---\n\t\u2028\x85\U0001f600"
+    files = [tmp_path / folder / "mine-lora-F16.gguf" for folder in ("Foo-7B-v2", "other")]
+    for file in files:
+        file.parent.mkdir()
+        convert_adapter(adapter, base, file, default_converter(), make_provenance(description=description))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    fields = {name: field.contents() for name, field in GGUFReader(files[0]).fields.items() if "general." in name}
+    assert fields == {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "general.name": "mine-lora-F16",
+        "general.description": description,
+        "general.finetune": "mine",
+        "general.base_model.count": 1,
+        "general.base_model.0.name": "model",
+        "general.base_model.0.organization": "org",
+        "general.base_model.0.version": "a" * 40,
+        "general.base_model.0.repo_url": "https://huggingface.co/org/model",
+        "general.tags": ["text-generation", "ft_pipeline"],
+        "general.quantization_version": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,8 +113,9 @@ def test_llama_cpp_computes_with_it_what_peft_does(
         ({"modules_to_save": ["lm_head"]}, r"lm_head\.weight is trained whole \(modules_to_save\)"),
         ({"alpha_pattern": {"q_proj": 32}}, r"one alpha for all tensors; .* would need 8 and .*q_proj\.weight 32"),
         ({"use_rslora": True, "rank_pattern": {"q_proj": 16}}, "one alpha for all tensors"),
+        ({"lora_alpha": 0}, "has an alpha of 0, which llama.cpp takes for none"),
     ],
-    ids=["dora", "whole", "alphas", "rslora-ranks"],
+    ids=["dora", "whole", "alphas", "rslora-ranks", "no-alpha"],
 )
 def test_what_it_cannot_hold_is_told_and_not_written(
     lora: dict[str, Any], reason: str, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -69,6 +126,48 @@ def test_what_it_cannot_hold_is_told_and_not_written(
     assert not write_lora(adapter, base, outfile, None, LogReporter(logging.getLogger("lora")))
     assert "the adapter alone is not shipped as a GGUF: a LoRA GGUF" in caplog.text
     assert not outfile.exists()
+
+
+@_SAVES_THE_HEAD
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings=True:UserWarning")
+def test_an_output_layer_that_is_the_embedding_too_is_told(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", tie_word_embeddings=True)
+    adapter = make_adapter(tmp_path / "adapter", base, target_modules=["lm_head"])
+    with pytest.raises(LoraNotExpressible, match=r"lm_head\.weight is none, as it is the embedding too"):
+        convert_adapter(adapter, base, tmp_path / "lora.gguf", default_converter())
+
+
+@_SAVES_THE_HEAD
+def test_what_the_converter_leaves_out_is_told_and_not_written(tmp_path: Path) -> None:
+    gemma = make_base(tmp_path / "base", "gemma2", tie_word_embeddings=False, head_dim=16)
+    adapter = make_adapter(tmp_path / "adapter", gemma, target_modules=["lm_head", "q_proj"])
+    _edit_weights(adapter, lambda weights: weights.pop("base_model.model.lm_head.base_layer.weight"))
+    with pytest.raises(LoraNotExpressible, match=r"converter took 512 of the 2,048 values in LoRA's B"):
+        convert_adapter(adapter, gemma, tmp_path / "lora.gguf", default_converter())
+    assert not (tmp_path / "lora.gguf").exists()
+
+
+def test_what_float16_does_not_hold_is_told_and_not_written(base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter", base)
+    _edit_weights(adapter, lambda weights: weights[sorted(weights)[0]].fill_(1e5))
+    with pytest.raises(LoraNotExpressible, match=r"blk\.0\..*lora_a of .*adapter has values over 65,504"):
+        convert_adapter(adapter, base, tmp_path / "lora.gguf", default_converter())
+    assert not (tmp_path / "lora.gguf").exists()
+
+
+def _convert(base: Path, gguf: Path) -> Base:
+    with Conversion(base, gguf, "base", default_converter()) as conversion:
+        conversion.wait()
+    return Base(base, gguf)
+
+
+def _edit_weights(adapter: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = adapter / "adapter_model.safetensors"
+    weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(weights)
+    save_file(weights, path)
 
 
 def _logits_of_peft(base: Path, adapter: Path) -> np.ndarray[Any, Any]:

@@ -1,10 +1,7 @@
-"""The model card and the metadata: where a model comes from, said safely."""
+"""The model card: what a model is and where it comes from, said safely."""
 
 from __future__ import annotations
 
-import pytest
-
-from ft_pipeline.quantization.metadata import converter_metadata, lineage_keys
 from ft_pipeline.quantization.model_card import write_model_card
 from ft_pipeline.summary import Scalar
 from ft_pipeline_tests.quantization.provenance import make_provenance
@@ -14,6 +11,7 @@ FILES: list[dict[str, Scalar]] = [
         "type": "Q4_K_M",
         "file": "mine-Q4_K_M.gguf",
         "size_bytes": 1234567,
+        "predicted_bytes": 1234560,
         "bits_per_weight": 4.9,
         "importance_matrix": True,
     }
@@ -23,9 +21,10 @@ FILES: list[dict[str, Scalar]] = [
 def test_the_card_names_base_data_adapter_files_and_figures() -> None:
     card = write_model_card(make_provenance(), FILES, "mine-lora-F16.gguf")
     assert "base_model: org/model\n" in card
+    assert "base_model_relation: finetune\n" in card
     assert "library_name: gguf\n" in card
     for said in (
-        "| Q4\\_K\\_M | mine-Q4\\_K\\_M.gguf | 1,234,567 | 4.9 | yes |",
+        "| Q4\\_K\\_M | mine-Q4\\_K\\_M.gguf | 1,234,567 | 1,234,560 | 4.9 | yes |",
         "`mine-lora-F16.gguf` is the adapter alone",
         f"| revision of the base | {'a' * 40} |",
         f"| data \\(fingerprint\\) | {'d' * 24} |",
@@ -54,33 +53,12 @@ def test_hostile_words_of_a_recipe_stay_words() -> None:
     assert "\\| cell \\`code\\`" in body
 
 
-def test_the_converter_is_told_the_base_by_the_words_of_the_gguf_standard() -> None:
-    said = converter_metadata(make_provenance())
-    assert said["general.base_models"] == [
-        {
-            "name": "model",
-            "organization": "org",
-            "version": "a" * 40,
-            "repo_url": "https://huggingface.co/org/model",
-        }
-    ]
-    assert said["general.description"] == "Answers tickets."
-
-
-def test_no_folder_of_the_machine_gets_into_the_metadata() -> None:
+def test_no_folder_of_the_machine_gets_into_the_card() -> None:
     provenance = make_provenance(base_name="/home/me/secret/base", base_revision=None, base_identity="b" * 24)
-    assert converter_metadata(provenance)["general.base_models"] == [{"name": "base", "version": "b" * 24}]
     assert "secret" not in write_model_card(provenance, FILES, None)
 
 
-def test_lineage_fits_into_what_the_quantizer_takes() -> None:
-    keys = lineage_keys(make_provenance(base_identity="ü" * 100))
-    assert keys["ft_pipeline.base"] == "ü" * 63
-    assert keys["ft_pipeline.held_out_loss"] == "0.1235"
-    assert all(len(value.encode()) <= 127 for value in keys.values())
-
-
-@pytest.mark.parametrize("field", ["date", "path"])
-def test_provenance_has_no_place_for_dates_or_paths(field: str) -> None:
-    with pytest.raises(ValueError, match="not permitted"):
-        make_provenance(**{field: "x"})
+def test_ollama_is_named_where_there_is_a_modelfile() -> None:
+    recipe = {"quantization": {"ollama": True}}
+    assert "ollama create" in write_model_card(make_provenance(recipe=recipe), FILES, None)
+    assert "ollama" not in write_model_card(make_provenance(), FILES, None)
