@@ -337,7 +337,7 @@ def _check_config(config: Any, merged_config: Any, merged: Shards) -> None:
 def _build_model(config: Any, ids: int) -> Any:
     """The class of a configuration, of a small vocabulary, with nothing in memory but what is not stored."""
     import torch
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     settings = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}

@@ -15,6 +15,7 @@ from ft_pipeline.base_model import copy_tokenizer
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
+from ft_pipeline.merging.beside import running_beside
 from ft_pipeline.merging.layout import Layout, lay_out
 from ft_pipeline.merging.logits import LogitCheck, compare_logits
 from ft_pipeline.merging.names import find_names
@@ -73,14 +74,16 @@ def merge_adapter(request: MergeRequest, reporter: Reporter) -> Summary:
     sources, layout, config = _prepare(request)
     _warn_untrained(sources.adapter, reporter)
     reporter.info(f"merging {len(sources.adapter.updates)} of {len(layout.weights.shapes)} tensors")
-    with LayoutWriter(layout) as writer:
+    with running_beside(_import_transformers, _compare_logits) as compare, LayoutWriter(layout) as writer:
         stream = StreamedMerge(sources, layout, writer, request.base_hashes)
         check = stream.run(reporter.progress)
         _write_config(request, config)
         # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
         copy_tokenizer(_find_tokenizer(request), request.out_dir)
         # While the last files get to the disk.
-        logits = compare_logits(_as_trained(sources), sources.adapter, layout.weights, request, reporter)
+        logits, warnings = compare(request)
+    for warning in warnings:
+        reporter.warning(warning)
     figures = {"size_bytes": layout.weights.size_bytes, "wall_seconds": time.monotonic() - started}
     return _summarize(check, logits, request.dtype, figures, stream.sha256)
 
@@ -107,6 +110,34 @@ def _prepare(request: MergeRequest) -> tuple[Sources, Layout, dict[str, Any]]:
     kept = {name: shape for name, shape in base.shapes.items() if name not in dropped and not _is_derived(name, shape)}
     _require_floats(base, kept)
     return sources, lay_out(request.out_dir, kept, request.dtype), config
+
+
+class _Warnings:
+    """Keeps what is told in the other process, for this one."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def info(self, message: str) -> None:
+        """Nothing of it is for people."""
+
+    def warning(self, message: str) -> None:
+        self.told.append(message)
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        """Nothing of it is for people."""
+
+
+def _import_transformers() -> None:
+    import accelerate  # noqa: F401
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
+
+def _compare_logits(request: MergeRequest) -> tuple[LogitCheck | None, list[str]]:
+    sources, layout, _ = _prepare(request)
+    warnings = _Warnings()
+    found = compare_logits(_as_trained(sources), sources.adapter, layout.weights, request, warnings)
+    return found, warnings.told
 
 
 def _as_trained(sources: Sources) -> Shards:

@@ -65,17 +65,14 @@ def convert_model(request: ConvertRequest, reporter: Reporter) -> Summary:
         ) as conversion,
     ):
         is_mended = conversion.wait()
-    if metadata:
-        metadata.unlink()
+    metadata.unlink()
     return Summary(
         figures={"size_bytes": path.stat().st_size, "wall_seconds": time.monotonic() - started},
         sha256={} if is_mended else {path.name: growing.sha256},
     )
 
 
-def _write_metadata(request: ConvertRequest) -> Path | None:
-    if request.provenance is None:
-        return None
+def _write_metadata(request: ConvertRequest) -> Path:
     path = request.out_dir / _METADATA_FILE
     path.write_text(json.dumps(converter_metadata(request.provenance)), encoding="utf-8")
     return path

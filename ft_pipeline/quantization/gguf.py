@@ -235,7 +235,9 @@ def _write_beside(
         request.settings.lora_gguf
         and request.adapter
         and request.base
-        and write_lora(request.adapter, request.base, request.out_dir / lora, request.converter, reporter)
+        and write_lora(
+            request.adapter, request.base, request.out_dir / lora, request.provenance, request.converter, reporter
+        )
     ):
         files["LoRA"] = lora
     write_card(request.out_dir, request.provenance, table, files.get("LoRA"))

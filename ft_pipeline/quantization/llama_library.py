@@ -172,6 +172,8 @@ def _open_model(path: Path, *, vocab_only: bool) -> Iterator[Any]:
     parameters.vocab_only = vocab_only
     parameters.n_gpu_layers = 0  # the device belongs to whoever holds its lease
     parameters.check_tensors = not vocab_only
+    # Weights in another order for the processor would be a copy of them all.
+    parameters.use_extra_bufts = False
     model, log = call_llama(lambda: llama_cpp.llama_model_load_from_file(str(path).encode(), parameters))
     if not model:
         raise ConversionError(f"llama.cpp must load what was written; it refuses {path}: {' | '.join(log[-3:])}")

@@ -46,7 +46,9 @@ def describe_for_ollama(
     return write_modelfile(gguf_files, turns, stops, settings.context_tokens, adds_bos=adds_bos, system=settings.system)
 
 
-def write_lora(adapter: Path, base: Path, outfile: Path, converter: Path | None, reporter: Reporter) -> bool:
+def write_lora(
+    adapter: Path, base: Path, outfile: Path, provenance: Provenance | None, converter: Path | None, reporter: Reporter
+) -> bool:
     """Write the adapter alone as a GGUF, to be loaded on top of the base's.
 
     Returns:
@@ -56,7 +58,7 @@ def write_lora(adapter: Path, base: Path, outfile: Path, converter: Path | None,
         DiskSpaceError: the disk became full.
     """
     try:
-        convert_adapter(adapter, base, outfile, converter or default_converter())
+        convert_adapter(adapter, base, outfile, converter or default_converter(), provenance)
     except ConversionError as err:
         reporter.warning(f"the adapter alone is not shipped as a GGUF: {err}")
         return False
