@@ -71,17 +71,18 @@ def merge_adapter(request: MergeRequest, reporter: Reporter) -> Summary:
         OSError: the disk is full.
     """
     started = time.monotonic()
-    sources, layout, config = _prepare(request)
-    _warn_untrained(sources.adapter, reporter)
-    reporter.info(f"merging {len(sources.adapter.updates)} of {len(layout.weights.shapes)} tensors")
-    with running_beside(_import_transformers, _compare_logits) as compare, LayoutWriter(layout) as writer:
-        stream = StreamedMerge(sources, layout, writer, request.base_hashes)
-        check = stream.run(reporter.progress)
-        _write_config(request, config)
-        # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
-        copy_tokenizer(_find_tokenizer(request), request.out_dir)
-        # While the last files get to the disk.
-        logits, warnings = compare(request)
+    with running_beside(_import_transformers, _compare_logits) as compare:
+        sources, layout, config = _prepare(request)
+        _warn_untrained(sources.adapter, reporter)
+        reporter.info(f"merging {len(sources.adapter.updates)} of {len(layout.weights.shapes)} tensors")
+        with LayoutWriter(layout) as writer:
+            stream = StreamedMerge(sources, layout, writer, request.base_hashes)
+            check = stream.run(reporter.progress)
+            _write_config(request, config)
+            # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
+            copy_tokenizer(_find_tokenizer(request), request.out_dir)
+            # While the last files get to the disk.
+            logits, warnings = compare(request)
     for warning in warnings:
         reporter.warning(warning)
     figures = {"size_bytes": layout.weights.size_bytes, "wall_seconds": time.monotonic() - started}
@@ -134,9 +135,10 @@ def _import_transformers() -> None:
 
 
 def _compare_logits(request: MergeRequest) -> tuple[LogitCheck | None, list[str]]:
-    sources, layout, _ = _prepare(request)
+    sources, _, _ = _prepare(request)
     warnings = _Warnings()
-    found = compare_logits(_as_trained(sources), sources.adapter, layout.weights, request, warnings)
+    merged = open_shards(request.out_dir)
+    found = compare_logits(_as_trained(sources), sources.adapter, merged, request, warnings)
     return found, warnings.told
 
 

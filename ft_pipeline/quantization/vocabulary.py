@@ -12,7 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.quantization.gguf_header import find_arrays
+
 _PLACEHOLDER = -1000.0
+_SCORES, _TYPES = "tokenizer.ggml.scores", "tokenizer.ggml.token_type"
 
 
 def repair_vocabulary(gguf_file: Path, model: Path) -> bool:
@@ -31,15 +34,19 @@ def repair_vocabulary(gguf_file: Path, model: Path) -> bool:
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     if tokenizer["model"].get("type") != "BPE" or not tokenizer["model"].get("byte_fallback"):
         return False
-    from gguf import GGUFReader
+    arrays = find_arrays(gguf_file, (_SCORES, _TYPES))
+    if arrays.keys() != {_SCORES, _TYPES}:
+        return False
+    import numpy as np
 
-    reader = GGUFReader(gguf_file, "r+")
-    scores = reader.fields.get("tokenizer.ggml.scores")
-    if scores is None or any(float(scores.parts[i][0]) != _PLACEHOLDER for i in scores.data):
+    scores = np.memmap(gguf_file, np.float32, "r+", *arrays[_SCORES])
+    if (scores != _PLACEHOLDER).any():
         return False
     _write_scores(scores, tokenizer)
-    _write_types(reader.fields["tokenizer.ggml.token_type"], tokenizer)
-    reader.data.flush()
+    types = np.memmap(gguf_file, np.int32, "r+", *arrays[_TYPES])
+    _write_types(types, tokenizer)
+    scores.flush()
+    types.flush()
     return True
 
 
@@ -51,13 +58,12 @@ def _write_scores(scores: Any, tokenizer: dict[str, Any]) -> None:
         ranks.setdefault(left + right, rank)
     for token, index in tokenizer["model"]["vocab"].items():
         if token in ranks:
-            scores.parts[scores.data[index]][0] = -float(ranks[token])
+            scores[index] = -float(ranks[token])
 
 
 def _write_types(types: Any, tokenizer: dict[str, Any]) -> None:
     from gguf import TokenType
 
     for token in tokenizer["added_tokens"]:
-        kind = types.parts[types.data[token["id"]]]
-        if kind[0] == TokenType.NORMAL:
-            kind[0] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
+        if types[token["id"]] == TokenType.NORMAL:
+            types[token["id"]] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED

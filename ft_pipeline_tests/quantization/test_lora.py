@@ -123,7 +123,7 @@ def test_what_it_cannot_hold_is_told_and_not_written(
     adapter, outfile = make_adapter(tmp_path / "adapter", base, **lora), tmp_path / "lora.gguf"
     with pytest.raises(LoraNotExpressible, match=reason):
         convert_adapter(adapter, base, outfile, default_converter())
-    assert not write_lora(adapter, base, outfile, None, None, None, LogReporter(logging.getLogger("lora")))
+    assert not write_lora(adapter, base, outfile, None, None, LogReporter(logging.getLogger("lora")))
     assert "the adapter alone is not shipped as a GGUF: a LoRA GGUF" in caplog.text
     assert not outfile.exists()
 
