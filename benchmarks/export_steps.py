@@ -6,19 +6,15 @@ python -m benchmarks.export_steps STEP JSON     # the fields of `Job`; one JSON 
 from __future__ import annotations
 
 import ctypes
-import itertools
-import json
 import logging
-import math
 import os
 import platform
 import shutil
-import string
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,33 +23,18 @@ import click
 from pydantic import BaseModel
 
 from benchmarks.apart import report
+from benchmarks.export_inputs import LINEAR, RANK, make_inputs
 from ft_pipeline.artifact import Artifact, ArtifactKey, Written
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.durable import sync, sync_tree
-from ft_pipeline.finetuning import shapes as known
-from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.processes.launcher import run_stage
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.quantization.convert import default_converter
 from ft_pipeline.quantization.files import gguf_file_name
 
-SHAPES: dict[str, Mapping[str, Any]] = {
-    "tiny": {"model_type": "llama", "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 512}
-    | {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512},
-    "1b": known.SHAPES["llama-3.2-1b"],
-    "3b": known.SHAPES["llama-3.2-3b"],
-    "8b": known.SHAPES["llama-3.1-8b"],
-}
-NAME, TYPE, RANK = "bench", "Q4_K_M", 16
-_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_SHARD_BYTES = 4_000_000_000
+NAME, TYPE = "bench", "Q4_K_M"
 _BLOCK = 1 << 23
-_RANDOM_VALUES = (1 << 26) + 1
-_SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
-_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 _PACKAGES = ("torch", "transformers", "peft", "unsloth", "safetensors", "llama-cpp-python")
 
 
@@ -99,98 +80,6 @@ class Job(BaseModel):
         return self.store.load(step, self.key(step).fingerprint).path
 
 
-def make_inputs(job: Job) -> dict[str, Any]:
-    """A base of random weights in the shape, written shard by shard, and a random adapter; both with a tokenizer."""
-    shape = SHAPES[job.shape]
-    config = {"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "dtype": "bfloat16"}
-    config |= {"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 4, "pad_token_id": 2, **shape}
-    for folder in (job.base, job.adapter):
-        folder.mkdir(parents=True)
-        _write_tokenizer(folder, shape["vocab_size"])
-    _write_weights(job.base, dict(read_architecture(config).list_tensors()))
-    _write_adapter(job, dict(read_architecture(config).list_tensors()))
-    (job.base / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    sync_tree(job.work)
-    return {}
-
-
-def _write_weights(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    values = (torch.randn(_RANDOM_VALUES) * 0.02).to(torch.bfloat16)
-    shards = list(_fill_shards(shapes))
-    places = {}
-    for number, names in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {}
-        for name in names:
-            places[name], shape = file, shapes[name]
-            if len(shape) == 1:
-                tensors[name] = torch.ones(shape, dtype=torch.bfloat16)
-                continue
-            # Drawing each value anew would take minutes. No two matrices are alike: a head would be taken for tied.
-            size = math.prod(shape)
-            repeated = values.roll(len(places)).repeat(-(-size // len(values)))
-            tensors[name] = repeated[:size].reshape(shape)
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": 2 * sum(map(math.prod, shapes.values()))}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": places}), encoding="utf-8")
-
-
-def _fill_shards(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    names, size = list[str](), 0
-    for name, shape in shapes.items():
-        tensor_bytes = 2 * math.prod(shape)
-        if names and size + tensor_bytes > _SHARD_BYTES:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += tensor_bytes
-    yield names
-
-
-def _write_adapter(job: Job, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    tensors = {}
-    for name, shape in shapes.items():
-        module = name.removesuffix(".weight")
-        if module.rpartition(".")[2] in _LINEAR:
-            key = f"base_model.model.{module}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn(RANK, shape[1]) * shape[1] ** -0.5
-            tensors[f"{key}.lora_B.weight"] = torch.randn(shape[0], RANK) * 0.01
-    save_file(tensors, job.adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: dict[str, Any] = {"peft_type": "LORA"}
-    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(job.base), "bias": "none"}
-    config |= {"r": RANK, "lora_alpha": RANK, "lora_dropout": 0.0, "target_modules": _LINEAR, "inference_mode": True}
-    (job.adapter / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-
-def _write_tokenizer(folder: Path, size: int) -> None:
-    """A BPE with byte fallback, which the converter takes without knowing it: all words of up to four letters."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = (
-        "".join(word) for length in (1, 2, 3, 4) for word in itertools.product(string.ascii_lowercase, repeat=length)
-    )
-    fixed = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
-    vocabulary = {token: index for index, token in enumerate([*fixed, *itertools.islice(words, size - len(fixed))])}
-    pairs = ((word[:cut], word[cut:]) for word in list(vocabulary)[len(fixed) :] for cut in range(1, len(word)))
-    tokenizer = Tokenizer(models.BPE(vocabulary, list(pairs), byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    roles = {"bos_token": "<s>", "eos_token": "<|im_end|>", "unk_token": "<unk>", "pad_token": "</s>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<|im_start|>"], **roles)
-    fast.chat_template = _TEMPLATE
-    fast.save_pretrained(folder)
-
-
 def copy(job: Job) -> None:
     """The floor: read the shards, write them, flush."""
     out = job.out("copy")
@@ -225,7 +114,7 @@ def merge_by_unsloth(job: Job) -> dict[str, Any]:
     model, tokenizer = FastLanguageModel.from_pretrained(
         str(job.base), max_seq_length=2048, load_in_4bit=True, dtype=torch.bfloat16
     )
-    model = FastLanguageModel.get_peft_model(model, r=RANK, target_modules=list(_LINEAR), lora_alpha=RANK)
+    model = FastLanguageModel.get_peft_model(model, r=RANK, target_modules=list(LINEAR), lora_alpha=RANK)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.01)
@@ -256,16 +145,27 @@ def convert(job: Job) -> None:
 
 
 def quantize(job: Job) -> dict[str, Any]:
-    """llama.cpp's quantizer alone."""
+    """llama.cpp's quantizer alone, as it is distributed where that was given."""
     if job.llama_baseline:
         os.environ["LLAMA_CPP_LIB_PATH"] = str(job.llama_baseline)
+    return _quantize(job, "quantize")
+
+
+def quantize_same(job: Job) -> dict[str, Any]:
+    """The quantizer of the library that ours uses, alone: what is left of our time is our own cost."""
+    if not job.llama_baseline:
+        return {"skipped": "the same as above"}
+    return _quantize(job, "quantize_same")
+
+
+def _quantize(job: Job, step: str) -> dict[str, Any]:
     import llama_cpp
 
-    job.out("quantize").mkdir()
+    job.out(step).mkdir()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{TYPE}")
     parameters.nthread = len(os.sched_getaffinity(0))
-    source, target = job.out("convert") / "f16.gguf", job.out("quantize") / f"{TYPE}.gguf"
+    source, target = job.out("convert") / "f16.gguf", job.out(step) / f"{TYPE}.gguf"
     status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(parameters))
     if status:
         raise click.ClickException(f"llama_model_quantize gave {status}")
@@ -329,7 +229,11 @@ def _describe_llama() -> str:
     import llama_cpp
 
     flags = str(llama_cpp.llama_print_system_info().decode())
-    return flags.rstrip("| ").replace(" |", ",").replace(" = 1", "")
+    # A build with another source, but the same flags, is told apart by its hash only.
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    library = next(line.split()[-1] for line in maps.splitlines() if "libggml-base" in line)
+    flags = flags.rstrip("| ").replace(" |", ",").replace(" = 1", "")
+    return f"libggml-base {hash_file(Path(library))[:12]}, {flags}"
 
 
 def _find_version(package: str) -> str | None:
@@ -361,10 +265,14 @@ STEPS: dict[str, Step] = {
     "merge": merge,
     "convert": convert,
     "quantize": quantize,
+    "quantize_same": quantize_same,
     "convert_ours": convert_ours,
     "gguf_ours": gguf_ours,
 }
-_OTHERS: dict[str, Step] = {"inputs": make_inputs, "machine": describe_machine}
+_OTHERS: dict[str, Step] = {
+    "inputs": lambda job: make_inputs(job.base, job.adapter, job.shape),
+    "machine": describe_machine,
+}
 
 
 @click.command()

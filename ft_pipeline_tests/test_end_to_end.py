@@ -72,7 +72,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Instance:
 
 def test_every_asset_is_there_and_matches_its_manifest(demo: Instance) -> None:
     artifacts = list(demo.store.list_artifacts())
-    assert {artifact.manifest.asset for artifact in artifacts} == ASSETS | {"base_gguf", "data_report"}
+    assert {artifact.manifest.asset for artifact in artifacts} == ASSETS | {"base_gguf", "data_report", "export_check"}
     for artifact in artifacts:
         demo.store.verify(artifact)
 

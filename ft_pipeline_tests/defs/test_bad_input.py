@@ -48,7 +48,7 @@ def _left(user: Path) -> set[str]:
 
 def test_good_input_passes(user: Path) -> None:
     assert _run("raw_dataset", "validated_dataset") == ""
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
 
 
 def test_a_wrong_field_of_the_recipe(user: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_base_that_is_edited_while_a_stage_reads_it_goes_into_no_artifact(
         config.write_text(config.read_text() + " ")
         return run_stage(*arguments, **options)
 
-    monkeypatch.setattr("ft_pipeline.pipeline.run_stage", edit_meanwhile)
+    monkeypatch.setattr("ft_pipeline.builder.run_stage", edit_meanwhile)
     assert "must stay as it is while a run goes on" in _run("raw_dataset", "validated_dataset")
     assert "validated_dataset" not in _left(user)
 
@@ -109,14 +109,14 @@ def test_a_card_too_small(user: Path) -> None:
     error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"vram_limit_gib": 0.01})
     assert "training must fit the device" in error
     assert "allowed by gpu.vram_limit_gib" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
 
 
 def test_a_device_that_somebody_holds(user: Path) -> None:
     with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=0, holder="another recipe", tell=lambda _: None):
         error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"wait_seconds": 0.2})
     assert "cpu must be free within 0 s and was not: held by another recipe" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
 
 
 @pytest.mark.usefixtures("user")
@@ -124,7 +124,7 @@ def test_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _run("raw_dataset", "validated_dataset") == ""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     error = _run("trained_adapter")
-    assert "training, merging and quantizing needs" in error
+    assert "merging, converting and quantizing needs" in error
     assert "short" in error
 
 
@@ -164,5 +164,5 @@ def test_a_recipe_that_is_edited_while_a_run_goes_on_is_the_next_runs(
         (user / "recipes/mine.yaml").write_text("name: broken\n")
         return run_stage(*arguments, **options)
 
-    monkeypatch.setattr("ft_pipeline.pipeline.run_stage", edit_meanwhile)
+    monkeypatch.setattr("ft_pipeline.builder.run_stage", edit_meanwhile)
     assert _run("raw_dataset", "validated_dataset") == ""

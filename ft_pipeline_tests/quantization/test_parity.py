@@ -239,7 +239,12 @@ def _require(gguf_file: Path, folder: Path) -> None:
 
 
 def test_a_template_that_tells_the_date_reads_the_same_on_any_day(model: Path, tmp_path: Path) -> None:
-    other, gguf = _with_template(model, tmp_path, "{{ strftime_now('%d %b %Y') }}" + CHATML), tmp_path / "vocab.gguf"
+    other, gguf = (
+        _with_template(
+            model, tmp_path, CHATML.replace("{{ bos_token }}", "{{ bos_token }}{{ strftime_now('%d %b %Y') }}")
+        ),
+        tmp_path / "vocab.gguf",
+    )
     with Conversion(other, gguf, "demo", default_converter(), vocab_only=True) as conversion:
         conversion.wait()
     trained = TrainedTokenizer(other)
