@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 LLAMA_VERSION=0.3.36
 LLAMA_SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-# Quantizes eight groups of weights at once, to the same bytes, five times as fast: docs/quantization-types.md.
+# Quantizes eight groups of weights at once, to the same bytes: docs/export.md.
 LLAMA_PATCH="$PWD/scripts/ggml-quants-lanes.patch"
 VENV="$PWD/.venv"
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/ft_pipeline"

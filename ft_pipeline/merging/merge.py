@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.base_model import copy_tokenizer
+from ft_pipeline.base_model import copy_tokenizer, read_config
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
@@ -92,7 +92,7 @@ def merge_adapter(request: MergeRequest, reporter: Reporter) -> Summary:
 def _prepare(request: MergeRequest) -> tuple[Sources, Layout, dict[str, Any]]:
     """Everything that can be refused before anything is written, and the configuration of the merged model."""
     base = open_shards(request.base)
-    config = _read_config(request.base)
+    config = _read_16_bit_config(request.base)
     _require_whole(base, config)
     _find_tokenizer(request)
     adapter = read_adapter(request.adapter)
@@ -166,17 +166,13 @@ def _find_tokenizer(request: MergeRequest) -> Path:
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise BaseModelError(f"a base must have a readable config.json; {path}: {err}") from err
+def _read_16_bit_config(folder: Path) -> dict[str, Any]:
+    config = read_config(folder)
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
         raise BaseModelError(
-            f"an adapter is merged into 16-bit weights; {path} says that the base is quantized ({method}). "
-            "Name the 16-bit model that it was made from."
+            f"an adapter is merged into 16-bit weights; {folder / 'config.json'} says that the base is quantized "
+            f"({method}). Name the 16-bit model that it was made from."
         )
     return config
 
@@ -185,7 +181,7 @@ def _require_whole(base: Shards, config: Mapping[str, Any]) -> None:
     try:
         wanted = [name for name, _ in read_architecture(config).list_tensors()]
     except BaseModelError:
-        # A family that is not trained here. What it lacks is found when its logits are computed.
+        # A family that is not trained here: its logits cannot be compared if it lacks something, which is told.
         return
     if missing := [name for name, found in find_names(wanted, base.shapes).items() if found is None]:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from ft_pipeline.quantization.metadata import Provenance, lineage_keys
 from ft_pipeline.quantization.parity import ParityReport, Reference, build_references, compare_tokens
 from ft_pipeline.quantization.quantize import QuantizedFile, quantize_gguf
 from ft_pipeline.quantization.runtime_files import MODEL_CARD, MODELFILE, describe_for_ollama, write_card, write_lora
+from ft_pipeline.quantization.shipped import ShippedFile, count_figures, judge_parity, list_files
 from ft_pipeline.quantization.split import split_gguf
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline.quantization.types import TYPES
 from ft_pipeline.recipe import QuantizationSection
-from ft_pipeline.summary import Check, Scalar, Summary
+from ft_pipeline.summary import Scalar, Summary
 
 _BACKGROUND_THREADS = 4
 _SHOWN = 3
@@ -66,25 +66,6 @@ class GgufRequest(BaseModel):
     converter: Path | None = None
 
 
-@dataclass(frozen=True)
-class ShippedFile:
-    """One quantization type: how it was made, and the file or files that it is."""
-
-    made: QuantizedFile
-    parts: tuple[Path, ...]
-    uses_importance: bool
-
-    @property
-    def first(self) -> Path:
-        """What llama.cpp is given."""
-        return self.parts[0]
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all parts."""
-        return sum(part.stat().st_size for part in self.parts)
-
-
 def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
     """Quantize a model and check what was made; write `<name>-<type>.gguf` for each type, and the runtime's files.
 
@@ -110,16 +91,18 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
         trained, references = reading.result()
         parity = [compare_tokens(file.first, trained, references) for file in shipped]
         parameters = load_fully(shipped[0].first)
-        table = _list_files(shipped, parameters)
+        table = list_files(shipped, parameters)
         extra = _write_beside(request, trained, shipped[0], table, parity[0].adds_bos, reporter)
         sha256 = {name: future.result() for name, future in hashing.items()}
     _report_parity(request, parity, reporter)
-    figures = _count(request, shipped, parity, parameters) | {"wall_seconds": time.monotonic() - started}
+    figures = count_figures(len(request.parity_conversations), shipped, parity, parameters) | {
+        "wall_seconds": time.monotonic() - started
+    }
     return Summary(
         figures=figures,
         tables={"files": table},
         files={**extra, **{file.made.type: file.first.name for file in shipped}},
-        checks=[_judge_parity(parity)],
+        checks=[judge_parity(parity)],
         sha256=sha256,
     )
 
@@ -150,8 +133,8 @@ def _read_importance(request: GgufRequest, reporter: Reporter) -> Mapping[str, A
 
 
 def _uses_importance(request: GgufRequest, type_name: str) -> bool:
-    need, wanted = TYPES[type_name].imatrix, request.settings.imatrix
-    return need == "required" or (need == "gains" and wanted == "auto") or (need != "none" and wanted == "always")
+    need = TYPES[type_name].imatrix
+    return need == "required" or (need == "gains" and request.settings.imatrix != "never")
 
 
 def _make(
@@ -254,51 +237,3 @@ def _report_parity(request: GgufRequest, parity: Sequence[ParityReport], reporte
         reporter.warning(sentence)
     if all(report.holds for report in parity):
         reporter.info(f"{parity[0].renderings} renderings give the same ids in llama.cpp as in training, in each file")
-
-
-def _list_files(shipped: Sequence[ShippedFile], parameters: int) -> list[dict[str, Scalar]]:
-    return [
-        {
-            "type": file.made.type,
-            "file": file.first.name,
-            "parts": len(file.parts),
-            "size_bytes": file.size_bytes,
-            "predicted_bytes": file.made.predicted_bytes,
-            "bits_per_weight": round(8 * file.size_bytes / parameters, 2),
-            "importance_matrix": file.uses_importance,
-            "fallback_tensors": len(file.made.fallbacks),
-            "quantize_seconds": round(file.made.wall_seconds, 2),
-        }
-        for file in shipped
-    ]
-
-
-def _count(
-    request: GgufRequest, shipped: Sequence[ShippedFile], parity: Sequence[ParityReport], parameters: int
-) -> dict[str, Scalar]:
-    return {
-        "size_bytes": shipped[0].size_bytes,
-        "predicted_bytes": shipped[0].made.predicted_bytes,
-        "parameters": parameters,
-        "quantize_seconds": sum(file.made.wall_seconds for file in shipped),
-        "fallback_tensors": sum(len(file.made.fallbacks) for file in shipped),
-        "parity_conversations": len(request.parity_conversations),
-        "parity_renderings": parity[0].renderings,
-        "parity_tokens": parity[0].tokens,
-        "parity_known_differences": sum(known.renderings for known in parity[0].known),
-        "built_in_template_different": parity[0].built_in_different,
-        "bos_tokens": parity[0].bos_tokens,
-    }
-
-
-def _judge_parity(parity: Sequence[ParityReport]) -> Check:
-    failed = [report for report in parity if not report.holds]
-    held = f"{parity[0].renderings} renderings, in each of {len(parity)} files"
-    return Check(
-        name="token_parity",
-        passed=not failed,
-        blocking=True,
-        value=sum(report.different for report in parity),
-        limit=0,
-        detail=failed[0].describe() if failed else held,
-    )

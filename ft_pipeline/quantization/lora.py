@@ -11,6 +11,7 @@ import math
 import tempfile
 from pathlib import Path
 
+from ft_pipeline.base_model import read_config
 from ft_pipeline.errors import ConversionError
 from ft_pipeline.merging.adapter import WEIGHTS_FILE, Adapter, Update, open_adapter
 from ft_pipeline.merging.adapter_config import CONFIG_FILE
@@ -88,7 +89,7 @@ class _AdapterConversion(ConverterProcess):
 
 def _open(adapter_folder: Path, base: Path) -> Adapter:
     shards = open_shards(base)
-    tied = find_tied_head(shards, json.loads((base / "config.json").read_text(encoding="utf-8")))
+    tied = find_tied_head(shards, read_config(base))
     adapter = open_adapter(adapter_folder, tied.base if tied else shards)
     if tied and not tied.differs and tied.head in adapter.updates:
         raise LoraNotExpressible(

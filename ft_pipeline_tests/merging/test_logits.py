@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import ConversionError
-from ft_pipeline.merging import logits
+from ft_pipeline.merging import logit_sources, logits
 from ft_pipeline.merging.adapter import open_adapter
 from ft_pipeline.merging.logits import LogitCheck, compare_logits
 from ft_pipeline.merging.merge import MergeRequest
@@ -118,22 +118,14 @@ def test_names_the_one_matrix_whose_update_is_missing(base: Path, adapter: Path,
 
 def test_finds_rslora_scaled_as_lora(base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base, use_rslora=True)
-    config = tmp_path / "adapter" / "adapter_config.json"
-    right = config.read_text(encoding="utf-8")
-    config.write_text(json.dumps(json.loads(right) | {"use_rslora": False}), encoding="utf-8")
-    broken = _merge(base, adapter, tmp_path / "broken")
-    config.write_text(right, encoding="utf-8")
+    broken = _merge_as_if(base, adapter, tmp_path / "broken", use_rslora=False)
     with pytest.raises(ConversionError, match=r"q_proj\.weight is off by .*; and 51 more"):
         _compare(base, adapter, broken)
 
 
 def test_finds_dora_without_its_norm(base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base, use_dora=True)
-    config = tmp_path / "adapter" / "adapter_config.json"
-    right = config.read_text(encoding="utf-8")
-    config.write_text(json.dumps(json.loads(right) | {"use_dora": False}), encoding="utf-8")
-    broken = _merge(base, adapter, tmp_path / "broken")
-    config.write_text(right, encoding="utf-8")
+    broken = _merge_as_if(base, adapter, tmp_path / "broken", use_dora=False)
     with pytest.raises(ConversionError, match=r"q_proj\.weight is off by .*; and 51 more"):
         _compare(base, adapter, broken)
 
@@ -173,7 +165,7 @@ def test_matrices_in_small_blocks_give_the_same(
     base: Path, adapter: Path, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _compare(base, adapter, merged)
-    monkeypatch.setattr(logits, "_BLOCK", 1000)
+    monkeypatch.setattr(logit_sources, "_BLOCK_VALUES", 1000)
     parts = _compare(base, adapter, merged)
     assert whole is not None
     assert parts is not None
@@ -219,6 +211,17 @@ def _compare(base: Path | Shards, adapter: Path, merged: Path, *, dtype: Any = "
     request = MergeRequest(base=shards.folder, adapter=adapter, out_dir=merged, dtype=dtype)
     reporter = LogReporter(logging.getLogger("logits"))
     return compare_logits(shards, open_adapter(adapter, shards), open_shards(merged), request, reporter)
+
+
+def _merge_as_if(base: Path, adapter: Path, folder: Path, **config: Any) -> Path:
+    """A merge of an adapter that its configuration describes wrongly for the while."""
+    path = adapter / "adapter_config.json"
+    right = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(right) | config), encoding="utf-8")
+    try:
+        return _merge(base, adapter, folder)
+    finally:
+        path.write_text(right, encoding="utf-8")
 
 
 def _merge(base: Path, adapter: Path, folder: Path, dtype: str = "float16", values: Shards | None = None) -> Path:

@@ -6,6 +6,17 @@ from typing import Any
 
 from ft_pipeline.quantization.metadata import Provenance
 
+# What a GGUF's metadata says of it.
+SAID_OF_ORIGIN: dict[str, Any] = {
+    "general.finetune": "mine",
+    "general.base_model.count": 1,
+    "general.base_model.0.name": "model",
+    "general.base_model.0.organization": "org",
+    "general.base_model.0.version": "a" * 40,
+    "general.base_model.0.repo_url": "https://huggingface.co/org/model",
+    "general.tags": ["text-generation", "ft_pipeline"],
+}
+
 
 def make_provenance(**changes: Any) -> Provenance:
     fields: dict[str, Any] = {

@@ -18,7 +18,7 @@ from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.lora import LoraNotExpressible, convert_adapter
 from ft_pipeline.quantization.runtime_files import write_lora
 from ft_pipeline_tests.merging.tiny_adapter import make_adapter, make_base
-from ft_pipeline_tests.quantization.provenance import make_provenance
+from ft_pipeline_tests.quantization.provenance import SAID_OF_ORIGIN, make_provenance
 from ft_pipeline_tests.quantization.vocabularies import make_sentencepiece_base
 from ft_pipeline_tests.tiny_model import make_tokenizer
 
@@ -95,13 +95,7 @@ def test_it_says_where_it_comes_from_and_nothing_of_the_machine(base: Path, tmp_
         "general.type": "adapter",
         "general.name": "mine-lora-F16",
         "general.description": description,
-        "general.finetune": "mine",
-        "general.base_model.count": 1,
-        "general.base_model.0.name": "model",
-        "general.base_model.0.organization": "org",
-        "general.base_model.0.version": "a" * 40,
-        "general.base_model.0.repo_url": "https://huggingface.co/org/model",
-        "general.tags": ["text-generation", "ft_pipeline"],
+        **SAID_OF_ORIGIN,
         "general.quantization_version": 2,
     }
 

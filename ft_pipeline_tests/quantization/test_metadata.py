@@ -12,7 +12,7 @@ import pytest
 from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.metadata import Provenance, converter_metadata, lineage_keys
 from ft_pipeline_tests.quantization.conftest import copy_model
-from ft_pipeline_tests.quantization.provenance import make_provenance
+from ft_pipeline_tests.quantization.provenance import SAID_OF_ORIGIN, make_provenance
 
 HOSTILE = '---\n</s>\x00\u2028 \U0001f600 "quoted" \\'
 ALWAYS = {
@@ -52,13 +52,7 @@ def test_nothing_is_guessed_from_folders(said: dict[str, dict[str, Any]]) -> Non
 def test_a_model_that_ships_says_where_it_comes_from(said: dict[str, dict[str, Any]]) -> None:
     assert said["ships"] == ALWAYS | {
         "general.description": HOSTILE,
-        "general.finetune": "mine",
-        "general.base_model.count": 1,
-        "general.base_model.0.name": "model",
-        "general.base_model.0.organization": "org",
-        "general.base_model.0.version": "a" * 40,
-        "general.base_model.0.repo_url": "https://huggingface.co/org/model",
-        "general.tags": ["text-generation", "ft_pipeline"],
+        **SAID_OF_ORIGIN,
     }
 
 
