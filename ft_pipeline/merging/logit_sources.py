@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Source:
         ids: The probed ids, of a parameter that has a row for each id of the vocabulary.
         adapter: What is on the base; nothing is on the merged model.
         update: How the adapter changes this parameter.
+        wait: Called before the shards are read; the merge may not have written them yet.
     """
 
     shards: Shards
@@ -31,11 +33,14 @@ class Source:
     ids: Any = None
     adapter: Adapter | None = None
     update: Update | None = None
+    wait: Callable[[], None] | None = None
 
     def read(self) -> Any:
         """The tensor without low-rank updates, mapped from its file and not copied."""
         if self.update is not None and self.update.whole is not None:
             return self._part(self.update.whole)
+        if self.wait is not None:
+            self.wait()
         tensor = self.shards.read(self.tensor)
         return tensor if self.ids is None else tensor[self.ids]
 

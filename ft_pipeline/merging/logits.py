@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
     from ft_pipeline.merging.merge import MergeRequest
 
 _IDS = 64
-_TOKENS = 16
+_TOKENS = 4
 _SEED = 5
 _MAX_WORKERS = 16
 # Rounding changes a weight by at most u of it (2^-11 in float16, 2^-8 in bfloat16), and so a tensor by at most u of its
 # norm, in practice by 0.41 u. Of matrices the products with so many vectors of random signs are compared.
-_SIGNS = 8
+_SIGNS = 4
 _TENSOR_MARGIN = 2.0
 # What noise in the weights makes of the logits is each model's own affair (sharp attention multiplies it), so it is
 # measured, with u of every weight. Rounding came to 0.13 to 0.56 of that on random models of 2 to 32 layers.
@@ -41,6 +42,10 @@ _LOGITS_MARGIN = 2.0
 _SHOWN = 5
 # What config.json may say of the merged model and not of the base.
 _FREE = {"_name_or_path", "tie_word_embeddings", "dtype", "vocab_size", "transformers_version", "architectures"}
+
+
+def _is_there(_file: str) -> None:
+    """A merged model that is whole."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,21 @@ class LogitCheck:
 
 
 def compare_logits(
-    base: Shards, adapter: Adapter, merged: Shards, request: MergeRequest, reporter: Reporter
+    base: Shards,
+    adapter: Adapter,
+    merged: Shards,
+    request: MergeRequest,
+    reporter: Reporter,
+    *,
+    wait: Callable[[str], None] = _is_there,
 ) -> LogitCheck | None:
     """Compute some logits of both models in float32 from what is on disk.
 
     On the way each tensor is compared by itself: what is missing from one layer can be too small to be told, in the
     logits, from the rounding of all layers.
+
+    Args:
+        wait: Gives back when a file of the merged model, by its name, is written.
 
     Returns:
         None, and a warning, for a model that transformers has no causal language model for, or whose weights are
@@ -74,7 +88,7 @@ def compare_logits(
         ConversionError: configurations, tensors or logits differ by more than rounding.
     """
     try:
-        probe = _make_probe(base, adapter, merged, request)
+        probe = _make_probe(base, adapter, merged, request, wait)
     except _NotComparableError as err:
         reporter.warning(
             f"the merged model's logits were not compared with those of the adapter on its base, only tensors were: "
@@ -207,7 +221,9 @@ class _Probe:
             )
 
 
-def _make_probe(base: Shards, adapter: Adapter, merged: Shards, request: MergeRequest) -> _Probe:
+def _make_probe(
+    base: Shards, adapter: Adapter, merged: Shards, request: MergeRequest, wait: Callable[[str], None]
+) -> _Probe:
     import torch
 
     config, merged_config = _read_config(base), _read_config(merged)
@@ -217,6 +233,8 @@ def _make_probe(base: Shards, adapter: Adapter, merged: Shards, request: MergeRe
     model = _build_model(config, len(ids))
     expected = _find_sources(model, base, ids, adapter, tied=_is_tied(config))
     actual = _find_sources(model, merged, ids, None, tied=_is_tied(merged_config))
+    for name, source in actual.items():
+        actual[name] = replace(source, wait=partial(wait, merged.places[source.tensor].file))
     return _Probe(model, {name: (source, actual[name]) for name, source in expected.items()}, request.dtype)
 
 

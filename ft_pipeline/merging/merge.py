@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.base_model import copy_tokenizer, read_config
+from ft_pipeline.base_model import TOKENIZER_FILES, copy_tokenizer, read_config
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
-from ft_pipeline.merging.beside import running_beside
+from ft_pipeline.merging.beside import Arrivals, running_beside
 from ft_pipeline.merging.layout import Layout, lay_out
 from ft_pipeline.merging.logits import LogitCheck, compare_logits
 from ft_pipeline.merging.names import find_names
@@ -33,6 +34,7 @@ _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Computed from the configuration; checkpoints of 2023 still carry it, and GPT-2's its masks.
 _DERIVED = ("rotary_emb.inv_freq", ".attn.masked_bias")
 _MASK, _MASK_DIMENSIONS = ".attn.bias", 4
+_GENERATION = "generation_config.json"
 _SHOWN = 3
 
 
@@ -71,18 +73,16 @@ def merge_adapter(request: MergeRequest, reporter: Reporter) -> Summary:
         OSError: the disk is full.
     """
     started = time.monotonic()
-    with running_beside(_import_transformers, _compare_logits) as compare:
+    with running_beside(_import_transformers, _compare_logits) as comparison:
         sources, layout, config = _prepare(request)
         _warn_untrained(sources.adapter, reporter)
         reporter.info(f"merging {len(sources.adapter.updates)} of {len(layout.weights.shapes)} tensors")
-        with LayoutWriter(layout) as writer:
-            stream = StreamedMerge(sources, layout, writer, request.base_hashes)
+        with _written_beside(request, config), LayoutWriter(layout) as writer:
+            comparison.tell((request, layout.weights))
+            stream = StreamedMerge(sources, layout, writer, request.base_hashes, comparison.tell)
             check = stream.run(reporter.progress)
-            _write_config(request, config)
-            # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
-            copy_tokenizer(_find_tokenizer(request), request.out_dir)
             # While the last files get to the disk.
-            logits, warnings = compare(request)
+            logits, warnings = comparison.ask()
     for warning in warnings:
         reporter.warning(warning)
     figures = {"size_bytes": layout.weights.size_bytes, "wall_seconds": time.monotonic() - started}
@@ -134,11 +134,12 @@ def _import_transformers() -> None:
     from transformers import AutoModelForCausalLM  # noqa: F401
 
 
-def _compare_logits(request: MergeRequest) -> tuple[LogitCheck | None, list[str]]:
+def _compare_logits(messages: Iterator[Any]) -> tuple[LogitCheck | None, list[str]]:
+    """Takes the request, where the merged tensors will lie, and the name of each file when it is written."""
+    request, merged = next(messages)
     sources, _, _ = _prepare(request)
-    warnings = _Warnings()
-    merged = open_shards(request.out_dir)
-    found = compare_logits(_as_trained(sources), sources.adapter, merged, request, warnings)
+    warnings, written = _Warnings(), Arrivals(messages)
+    found = compare_logits(_as_trained(sources), sources.adapter, merged, request, warnings, wait=written.wait)
     return found, warnings.told
 
 
@@ -148,13 +149,26 @@ def _as_trained(sources: Sources) -> Shards:
     return RoundedShards.of(sources.base, sources.quantized, sources.base_dtype)
 
 
+@contextmanager
+def _written_beside(request: MergeRequest, config: dict[str, Any]) -> Iterator[None]:
+    """What lies beside the weights of the merged model; after an error in the block it is gone."""
+    try:
+        _write_config(request, config)
+        # The trained tokenizer, or the base's where the adapter came without one; never a mixture of both.
+        copy_tokenizer(_find_tokenizer(request), request.out_dir)
+        yield
+    except BaseException:
+        for name in ("config.json", _GENERATION, *TOKENIZER_FILES):
+            (request.out_dir / name).unlink(missing_ok=True)
+        raise
+
+
 def _write_config(request: MergeRequest, config: dict[str, Any]) -> None:
     # The base's configuration as it was published, save for the type: no version of transformers leaves its mark.
     config = {name: value for name, value in config.items() if name != "torch_dtype"} | {"dtype": request.dtype}
     (request.out_dir / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    generation = "generation_config.json"
-    if (request.base / generation).is_file():
-        shutil.copyfile(request.base / generation, request.out_dir / generation)
+    if (request.base / _GENERATION).is_file():
+        shutil.copyfile(request.base / _GENERATION, request.out_dir / _GENERATION)
 
 
 def _find_tokenizer(request: MergeRequest) -> Path:

@@ -80,11 +80,19 @@ class StreamedMerge:
         layout: What it writes.
         writer: Of that layout.
         base_hashes: SHA-256 of files of the base, by name, which are then checked.
+        tell_written: Called with the name of each file that is written, in the thread of a worker.
     """
 
-    def __init__(self, sources: Sources, layout: Layout, writer: LayoutWriter, base_hashes: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        layout: Layout,
+        writer: LayoutWriter,
+        base_hashes: Mapping[str, str],
+        tell_written: Callable[[str], None],
+    ) -> None:
         self._sources, self._layout, self._writer = sources, layout, writer
-        self._hashes = base_hashes
+        self._hashes, self._tell_written = base_hashes, tell_written
         self._dtype = layout.dtype
         self._overflow = f"overflows {layout.dtype}"
         self._verification = Verification(layout.weights, sources.space)
@@ -151,6 +159,7 @@ class StreamedMerge:
             if self._left[file.name] or self._unfit:
                 return []
         self._writer.complete(file.name)
+        self._tell_written(file.name)
         return [partial(self._read_back, file)]
 
     def _read_back(self, file: OutputFile) -> None:
@@ -166,7 +175,7 @@ class StreamedMerge:
         if (found := digest.hexdigest()) != expected:
             raise BaseModelError(
                 f"a weight file must be the published one; the SHA-256 of {path} is {found}, not {expected}. "
-                "It is damaged: fetch it again."
+                "It is damaged: delete it, and fetch it again."
             )
 
     def _note_unfit(self, name: str, before: Any) -> None:
