@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ TOKENIZER_FILES = (
 _SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
 _SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _NEEDED = ("config.json", "tokenizer_config.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,15 @@ def _fetch(section: BaseModelSection, pinned: BaseModel | None) -> BaseModel:
         path = snapshot_download(section.source, revision=section.revision, allow_patterns=patterns)
     _require_whole(Path(path))
     return BaseModel(section.source, Path(path), identity)
+
+
+def published_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of a base's weight files, by name, where the Hub has told it: its cache calls large files by their hash.
+
+    The files are not read (https://huggingface.co/docs/huggingface_hub/guides/manage-cache).
+    """
+    targets = {path.name: path.resolve().name for path in folder.glob("*.safetensors") if path.is_symlink()}
+    return {name: target for name, target in sorted(targets.items()) if _SHA256.fullmatch(target)}
 
 
 def size_of_weights(folder: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ft_pipeline.artifact import Artifact, ArtifactKey
+from ft_pipeline.base_model import published_hashes
 from ft_pipeline.builder import ArtifactBuilder
 from ft_pipeline.datasets.validated import EVALUATION_FILE, sample_conversations
 from ft_pipeline.merging.merge import MergeRequest
@@ -66,6 +67,7 @@ class Export:
                 adapter=adapter.path,
                 out_dir=draft,
                 base_dtype=adapter.manifest.summary.figures.get("base_dtype"),
+                base_hashes=published_hashes(builder.base.path),
                 **builder.recipe.merging.model_dump(),
             ),
         )

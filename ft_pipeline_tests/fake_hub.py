@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import threading
@@ -63,7 +64,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if name == GATED:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         else:
-            self._send(200, data, {"ETag": f'"{len(data):040x}"', "X-Repo-Commit": COMMIT})
+            # Of large files the Hub tells the SHA-256, of small ones the hash that git has of them.
+            is_large = self.path.endswith(".safetensors")
+            etag = hashlib.sha256(data).hexdigest() if is_large else f"{len(data):040x}"
+            self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
     def _send_json(self, answer: Any) -> None:
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ft_pipeline.base_model import BaseModel, copy_tokenizer, open_base, require_vocabulary
+from ft_pipeline.base_model import BaseModel, copy_tokenizer, open_base, published_hashes, require_vocabulary
 from ft_pipeline.errors import BaseModelError
+from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.recipe import BaseModelSection
 from ft_pipeline_tests.fake_hub import COMMIT, GATED, MODEL, HubContent, serve_hub
 
@@ -87,6 +88,13 @@ def test_a_base_of_the_hub_is_fetched_once_at_its_commit(tmp_path: Path, tiny_ba
     hub.asked.clear()
     assert open_base(_section(MODEL, COMMIT), tmp_path) == found
     assert hub.asked == []
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_hubs_cache_tells_the_hashes_of_the_weights(tmp_path: Path, tiny_base: Path) -> None:
+    found = open_base(_section(MODEL, COMMIT), tmp_path)
+    assert published_hashes(found.path) == {"model.safetensors": hash_file(tiny_base / "model.safetensors")}
+    assert published_hashes(tiny_base) == {}
 
 
 @pytest.mark.parametrize(
