@@ -10,6 +10,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # The terminal shows what stages say; every event is in Dagster's own log.
 QUIET := {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
 
+# A process for each core, each with one thread: torch's threads of two processes wait for each other in loops. A test
+# takes up to 3 GB. The files with tests that take minutes come first (conftest.py).
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
@@ -43,7 +47,7 @@ dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 	@$(VENV)/bin/dagster dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
 
 test: $(READY) ## All tests that need no GPU, with coverage
-	@$(VENV)/bin/pytest -m "not gpu" --cov --cov-report=term
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu" $(PARALLEL) --cov --cov-report=term
 
 check: $(HOME_READY) ## Lint, format, types, and that Dagster can load the definitions
 	@$(VENV)/bin/ruff check

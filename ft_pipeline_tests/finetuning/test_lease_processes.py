@@ -30,8 +30,9 @@ from pathlib import Path
 from ft_pipeline.finetuning.lease import hold_device
 if sys.argv[2] == "SIGTERM":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+told = Path(sys.argv[3])
 try:
-    with hold_device("cpu", lock_dir=Path(sys.argv[1]), timeout_seconds=60, holder="me", tell=lambda _: None):
+    with hold_device("cpu", lock_dir=Path(sys.argv[1]), timeout_seconds=60, holder="me", tell=lambda _: told.touch()):
         pass
 except KeyboardInterrupt:
     sys.exit(7)
@@ -161,11 +162,13 @@ def test_waiting_costs_under_two_hundredths_of_a_core(players: Players) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_who_waits_is_stopped_within_two_seconds_and_leaves_the_line(players: Players, name: str) -> None:
+def test_who_waits_is_stopped_within_two_seconds_and_leaves_the_line(
+    players: Players, name: str, tmp_path: Path
+) -> None:
     players.queue_up("holder", "stay")
     wait_until(lambda: "in holder" in players.log() and not players.tickets())
-    waiter = players.start("-c", _WAITER, str(players.lock_dir), name)
-    wait_until(players.tickets)
+    waiter = players.start("-c", _WAITER, str(players.lock_dir), name, str(tmp_path / "waits"))
+    wait_until((tmp_path / "waits").exists)
     waiter.send_signal(signal.Signals[name])
     assert waiter.wait(2) == 7
     assert players.tickets() == set()
