@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_pipeline.base_weights import require_weights
+from ft_pipeline.base_weights import INDEX_FILE, SINGLE_FILE, read_index, require_weights
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.hub import hub_errors
@@ -28,7 +28,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
-_SINGLE_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _NEEDED = ("config.json", "tokenizer_config.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -97,7 +96,7 @@ def _require_whole(folder: Path) -> None:
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     weights = _list_weights(folder)
     if not weights:
-        missing.append(f"{_SINGLE_FILE} or {_INDEX_FILE} (pickled weights are not loaded)")
+        missing.append(f"{SINGLE_FILE} or {INDEX_FILE} (pickled weights are not loaded)")
     missing += [path.name for path in weights if not path.is_file()]
     if missing:
         raise BaseModelError(
@@ -108,13 +107,9 @@ def _require_whole(folder: Path) -> None:
 
 def _list_weights(folder: Path) -> list[Path]:
     """The files that transformers loads; beside them a base may have the same weights in another form."""
-    index = folder / _INDEX_FILE
-    if index.is_file():
-        try:
-            return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
-        except (ValueError, KeyError, TypeError, AttributeError) as err:
-            raise BaseModelError(f"{index} must be an index of safetensors: {err!r}. Fetch the base again.") from err
-    return [folder / _SINGLE_FILE] if (folder / _SINGLE_FILE).is_file() else []
+    index = read_index(folder)
+    names = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
+    return [folder / name for name in names if index is not None or (folder / name).is_file()]
 
 
 def require_context(base: BaseModel, row_tokens: int) -> None:

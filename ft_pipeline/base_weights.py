@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,36 @@ from typing import Any
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import Architecture, read_architecture
 
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _Shapes = dict[str, tuple[int, ...]]
 _FIX = "Fetch the base again; if config.json was changed, bring it back."
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """In which file of a model folder each tensor is, by its index; None: there is one file at most, without an index.
+
+    Raises:
+        BaseModelError: the index is malformed or names files elsewhere, or there is a single file as well: transformers
+            reads that one, llama.cpp's converter both.
+    """
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        return None
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): str(Path(file)) for name, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise BaseModelError(f"{path} must be an index of safetensors: {err!r}. Fetch the model again.") from err
+    if outside := [file for file in files.values() if Path(file).name != file]:
+        raise BaseModelError(f"{path} must name files beside it, got {outside[0]!r}. Do not use this model.")
+    if not files:
+        raise BaseModelError(f"{path} must name the tensors of the model, and names none. Fetch the model again.")
+    if (folder / SINGLE_FILE).is_file():
+        raise BaseModelError(
+            f"a model folder must hold its weights once; {folder} has {SINGLE_FILE} and {INDEX_FILE}, and nobody can "
+            "say which of them is meant. Remove one of the two, with its files."
+        )
+    return files
 
 
 def require_weights(folder: Path, files: list[Path], config: Mapping[str, Any]) -> None:

@@ -48,7 +48,9 @@ def test_a_base_that_is_not_whole_is_an_error(tmp_path: Path, tiny_base: Path, n
 
 def test_a_missing_shard_is_named(tmp_path: Path, tiny_base: Path) -> None:
     index = '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
-    (_copy(tiny_base, tmp_path) / "model.safetensors.index.json").write_text(index)
+    base = _copy(tiny_base, tmp_path)
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors.index.json").write_text(index)
     with pytest.raises(BaseModelError, match=r"it lacks: model-00001-of-00002.safetensors"):
         open_base(_section("base"), tmp_path)
 

@@ -12,6 +12,7 @@ import torch  # noqa: TID253
 from safetensors.torch import load_file, save_file
 
 from ft_pipeline.base_model import open_base
+from ft_pipeline.base_weights import read_index
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.recipe import BaseModelSection
 
@@ -174,3 +175,24 @@ def test_an_index_that_does_not_read_is_named(base: Path, text: str) -> None:
     (base / "model.safetensors.index.json").write_text(text)
     with pytest.raises(BaseModelError, match=r"index\.json must be an index of safetensors"):
         open_(base)
+
+
+def test_weights_that_are_there_twice_are_refused(base: Path) -> None:
+    index = '{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}'
+    (base / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(BaseModelError, match=r"has model\.safetensors and model\.safetensors\.index\.json, and nobody"):
+        read_index(base)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ('{"a": "../b.safetensors"}', r"must name files beside it, got '\.\./b\.safetensors'"),
+        ('{"a": 3}', "must be an index of safetensors"),
+        ("{}", "must name the tensors of the model, and names none"),
+    ],
+)
+def test_an_index_names_files_beside_it(base: Path, weight_map: str, message: str) -> None:
+    (base / "model.safetensors.index.json").write_text(f'{{"weight_map": {weight_map}}}')
+    with pytest.raises(BaseModelError, match=message):
+        read_index(base)

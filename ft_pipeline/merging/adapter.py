@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ft_pipeline.errors import ConversionError
-from ft_pipeline.merging.adapter_config import read_adapter_config, resolve_scaling
+from ft_pipeline.merging.adapter_config import CONFIG_FILE, LoraConfig, read_adapter_config
 from ft_pipeline.merging.names import find_names
 from ft_pipeline.merging.shards import Shards
 
@@ -23,6 +23,9 @@ _KEY = re.compile(
     r"^(?P<module>.+)\.(?:lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?"
     r"|(?P<bias>lora_B\.bias)|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)$"
 )
+# Values that are made float32 at once.
+_BLOCK_VALUES = 1 << 20
+_IN_A_LAYER = re.compile(r"\.\d+\.")
 _SHOWN = 5
 
 
@@ -73,14 +76,11 @@ class Adapter:
 
     Attributes:
         updates: By the name of the base's tensor; before `fit_adapter`, of the model's parameter.
-        base: What the adapter's configuration says that it was trained on.
-        fan_in_fan_out: Whether its configuration speaks of layers that store their weights transposed.
     """
 
     folder: Path
     updates: dict[str, Update]
-    base: str
-    fan_in_fan_out: bool = False
+    config: LoraConfig
 
     @property
     def untrained(self) -> list[str]:
@@ -138,8 +138,7 @@ def read_adapter(folder: Path) -> Adapter:
         ) from err
     if not updates:
         raise ConversionError(f"an adapter must change at least one tensor; {path} holds none.")
-    base = str(config.get("base_model_name_or_path") or "unknown")
-    return Adapter(folder, updates, base, bool(config.get("fan_in_fan_out")))
+    return Adapter(folder, updates, config)
 
 
 def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
@@ -149,32 +148,52 @@ def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
         ConversionError: the adapter was trained on another base; names and shapes are in the message.
     """
     names = find_names(adapter.updates, base.shapes)
-    linear = {name: update for name, update in adapter.updates.items() if update.low_rank and not update.is_embedding}
-    # PEFT's configuration says it of the layer that came last; where one layer is stored transposed, all of them are.
-    fan_in_fan_out = adapter.fan_in_fan_out or any(
-        names[name] is not None and base.shapes[str(names[name])] == update.shape[::-1] != update.shape
-        for name, update in linear.items()
-    )
-    fitted, wrong = {}, []
+    is_transposed = _find_transposed(adapter, base, names)
+    fitted: dict[str, Update] = {}
+    wrong = []
     for name, update in adapter.updates.items():
         found = names[name]
         if found is None:
             wrong.append(f"{name} {update.shape} is not in the base")
             continue
         shape = base.shapes[found]
-        square = len(set(update.shape)) == 1
-        if name in linear and (shape != update.shape or (square and fan_in_fan_out)):
+        is_linear = update.low_rank and not update.is_embedding
+        if is_linear and (shape != update.shape or (is_transposed and _is_square(shape))):
             update = replace(update, shape=update.shape[::-1], transposed=True)  # noqa: PLW2901
         if shape != update.shape:
             wrong.append(f"{found} is {shape} in the base and {adapter.updates[name].shape} in the adapter")
+        if found in fitted:
+            wrong.append(f"{found} is changed twice, the second time as {name}")
         fitted[found] = update
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        said = adapter.config.base_model_name_or_path or "unknown"
         raise ConversionError(
             f"an adapter must be merged with the base that it was trained on; {adapter.folder} does not fit "
-            f"{base.folder}: {'; '.join(wrong[:_SHOWN])}{more}. Its configuration names the base {adapter.base!r}."
+            f"{base.folder}: {'; '.join(wrong[:_SHOWN])}{more}. Its configuration names the base {said!r}."
         )
     return replace(adapter, updates=fitted)
+
+
+def _find_transposed(adapter: Adapter, base: Shards, names: Mapping[str, str | None]) -> bool:
+    """Whether the base's layers store their weights transposed (transformers' Conv1D), where their shape does not say.
+
+    PEFT's configuration says it of the layer that came last, and of layers that do not it is told and not heard.
+    """
+    found = [
+        (update.shape, base.shapes[str(names[name])])
+        for name, update in adapter.updates.items()
+        if update.low_rank and not update.is_embedding and names[name] and _IN_A_LAYER.search(name)
+    ]
+    known = [stored == shape[::-1] for shape, stored in found if not _is_square(shape)]
+    if known:
+        return any(known)
+    wide = [shape for name, shape in base.shapes.items() if name.endswith(".c_fc.weight")]
+    return bool(adapter.config.fan_in_fan_out) or any(shape[0] < shape[-1] for shape in wide)
+
+
+def _is_square(shape: tuple[int, ...]) -> bool:
+    return len(set(shape)) == 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +205,7 @@ class _Stored:
     is_zero: bool
 
 
-def _find_updates(weights: Any, config: Mapping[str, Any], path: Path) -> dict[str, Update]:
+def _find_updates(weights: Any, config: LoraConfig, path: Path) -> dict[str, Update]:
     parts: dict[str, dict[str, _Stored]] = {}
     for key in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
         stored = _look_at(weights, key, path)
@@ -207,7 +226,13 @@ def _look_at(weights: Any, key: str, path: Path) -> _Stored:
     import torch
 
     tensor = weights.get_tensor(key)
-    low, high = torch.aminmax(tensor.float()) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+    if not tensor.is_floating_point():
+        raise ConversionError(
+            f"an adapter's weights must be floating-point numbers; {key} in {path} is {tensor.dtype}. Save it again."
+        )
+    # Block by block: a trained embedding can be as large as the rest of the merge's memory many times over.
+    ends = [torch.stack(torch.aminmax(block.float())) for block in tensor.reshape(-1).split(_BLOCK_VALUES)]
+    low, high = torch.stack(ends).aminmax() if tensor.numel() else (torch.zeros(()), torch.zeros(()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ConversionError(
             f"an adapter's weights must be finite numbers; {key} in {path} holds NaN or infinity. Its training "
@@ -216,12 +241,12 @@ def _look_at(weights: Any, key: str, path: Path) -> _Stored:
     return _Stored(key, tuple(tensor.shape), bool(low == 0 == high))
 
 
-def _make_update(name: str, parts: dict[str, _Stored], config: Mapping[str, Any]) -> Update:
+def _make_update(name: str, parts: dict[str, _Stored], config: LoraConfig) -> Update:
     module = name.rpartition(".")[0]
     whole = parts["whole"].key if "whole" in parts else None
     if "added" in parts:
         added = parts["added"]
-        scaling = resolve_scaling(module, config)[1]
+        scaling = config.resolve_scaling(module)[1]
         return Update(added.shape, whole, scaling=scaling, added=added.key, untrained=added.is_zero and not whole)
     if parts.keys() == {"whole"}:
         return Update(parts["whole"].shape, whole)
@@ -229,12 +254,13 @@ def _make_update(name: str, parts: dict[str, _Stored], config: Mapping[str, Any]
     a, b = (parts.get(f"embedding_{factor}" if is_embedding else factor) for factor in "AB")
     if a is None or b is None:
         raise ConversionError(f"a LoRA adapter must hold two factors for each tensor; {name} has {sorted(parts)}.")
-    rank, scaling = resolve_scaling(module, config)
+    rank, scaling = config.resolve_scaling(module)
     if len(a.shape) != 2 or len(b.shape) != 2 or not a.shape[0] == b.shape[1] == rank:
         raise ConversionError(
             f"LoRA's factors must be (r, in) and (out, r) with r as configured, {rank}; those of {name} are {a.shape} "
             f"and {b.shape}. Only linear layers and embeddings can be merged."
         )
+    _require_magnitudes(name, parts.get("magnitude"), b.shape[0], config)
     shape = (b.shape[0], a.shape[1])
     magnitude = parts["magnitude"].key if "magnitude" in parts else None
     return Update(
@@ -248,3 +274,14 @@ def _make_update(name: str, parts: dict[str, _Stored], config: Mapping[str, Any]
         is_embedding=is_embedding,
         untrained=(a if is_embedding else b).is_zero and magnitude is None,
     )
+
+
+def _require_magnitudes(name: str, stored: _Stored | None, count: int, config: LoraConfig) -> None:
+    wanted = (count,) if config.use_dora else None
+    found = stored and stored.shape
+    if found != wanted:
+        raise ConversionError(
+            f"an adapter has DoRA's magnitudes, one for each output, if {CONFIG_FILE} says use_dora, and only then; it "
+            f"says {bool(config.use_dora)}, and those of {name} are {found or 'missing'} for {count} outputs. Save "
+            "the adapter again with PEFT."
+        )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.merging.shards import FLOAT_TYPES, INDEX_FILE, SINGLE_FILE, Place, Shards, element_count
+from ft_pipeline.base_weights import INDEX_FILE, SINGLE_FILE
+from ft_pipeline.merging.shards import FLOAT_TYPES, Place, Shards, element_count
 
 # A file is read back and hashed in order, by one core.
 MAX_FILE_BYTES = 10**9

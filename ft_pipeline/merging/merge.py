@@ -17,6 +17,7 @@ from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import read_architecture
 from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
 from ft_pipeline.merging.beside import Arrivals, running_beside
+from ft_pipeline.merging.complete import require_complete
 from ft_pipeline.merging.layout import Layout, lay_out
 from ft_pipeline.merging.logits import LogitCheck, compare_logits
 from ft_pipeline.merging.names import find_names
@@ -106,6 +107,7 @@ def _prepare(request: MergeRequest) -> tuple[Sources, Layout, dict[str, Any]]:
             config = untie_config(config)
     else:
         adapter = fit_adapter(adapter, base)
+    require_complete(adapter, base, (config.get("text_config") or config).get("num_hidden_layers"))
     quantized = find_quantized(config, base, adapter) if request.merge_base == "nf4" else set()
     sources = Sources(base, adapter, quantized, request.base_dtype or "bfloat16")
     kept = {name: shape for name, shape in base.shapes.items() if name not in dropped and not _is_derived(name, shape)}

@@ -10,10 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ft_pipeline.base_weights import INDEX_FILE, SINGLE_FILE, read_index
 from ft_pipeline.errors import BaseModelError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 # safetensors' name of a type to torch's.
 FLOAT_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _LENGTH_BYTES = 8
@@ -104,7 +103,9 @@ def open_shards(folder: Path) -> Shards:
     Raises:
         BaseModelError: no safetensors, a missing or truncated file, or an index that does not match the files.
     """
-    index = _read_index(folder)
+    index = read_index(folder)
+    if index is None and not (folder / SINGLE_FILE).is_file():
+        raise BaseModelError(_describe_no_weights(folder))
     names = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -128,21 +129,9 @@ def open_shards(folder: Path) -> Shards:
     return Shards(folder, shapes, places)
 
 
-def _read_index(folder: Path) -> dict[str, str] | None:
-    path = folder / INDEX_FILE
-    if path.is_file():
-        try:
-            weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as err:
-            raise BaseModelError(f"{path} is no index of safetensors ({err}). Fetch the model again.") from err
-        outside = [name for name in weight_map.values() if Path(name).name != name]
-        if outside:
-            raise BaseModelError(f"{path} must name files beside it, got {outside[0]!r}. Do not use this model.")
-        return weight_map
-    if (folder / SINGLE_FILE).is_file():
-        return None
+def _describe_no_weights(folder: Path) -> str:
     others = sorted(p.name for p in folder.glob("*.bin")) if folder.is_dir() else []
-    raise BaseModelError(
+    return (
         f"a model folder must hold {SINGLE_FILE} or {INDEX_FILE}; {folder} has neither"
         + (f", only {', '.join(others)}, which is not read because loading it can run code" if others else "")
         + ". Use a model that is published as safetensors."

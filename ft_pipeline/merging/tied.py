@@ -12,6 +12,7 @@ from ft_pipeline.merging.shards import Shards
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 _HEAD = "lm_head.weight"
+_BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def untie_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _find_change(adapter: Adapter, base: Shards, name: str) -> Update | None:
     update = adapter.updates.get(name)
     # PEFT saves an embedding that was never trained if it is told to (save_embedding_layers).
-    if update and update.whole and not update.low_rank and _are_equal(adapter.read(update.whole), base.read(name)):
+    if update and update.whole and not update.low_rank and _are_equal(adapter.slice(update.whole)[:], base.read(name)):
         return None
     return update
 
@@ -96,7 +97,7 @@ def _change_alike(adapter: Adapter, embedding: Update, head: Update) -> bool:
         return False
     if bool(embedding.whole) != bool(head.whole):
         return False
-    if embedding.whole and not _are_equal(adapter.read(embedding.whole), adapter.read(str(head.whole))):
+    if embedding.whole and not _are_equal(adapter.slice(embedding.whole)[:], adapter.slice(str(head.whole))[:]):
         return False
     if not embedding.low_rank:
         return True
@@ -109,6 +110,10 @@ def _change_alike(adapter: Adapter, embedding: Update, head: Update) -> bool:
 
 
 def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two matrices hold the same numbers, in whatever types; a few rows of each become float32 at once."""
     import torch
 
-    return bool(one.shape == other.shape and torch.equal(one.float(), other.float()))
+    return one.shape == other.shape and all(
+        torch.equal(some.float(), others.float())
+        for some, others in zip(one.split(_BLOCK_ROWS), other.split(_BLOCK_ROWS), strict=True)
+    )

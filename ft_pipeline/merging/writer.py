@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
+from ft_pipeline.base_weights import INDEX_FILE
 from ft_pipeline.merging.flush import Flusher
 from ft_pipeline.merging.layout import Layout
-from ft_pipeline.merging.shards import INDEX_FILE
 
 
 class LayoutWriter:

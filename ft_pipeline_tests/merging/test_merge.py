@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.merging.shards import INDEX_FILE, open_shards
+from ft_pipeline.base_weights import INDEX_FILE
+from ft_pipeline.merging.shards import open_shards
 from ft_pipeline_tests.merging.conftest import Merge
 from ft_pipeline_tests.merging.tiny_adapter import make_adapter
 
