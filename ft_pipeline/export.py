@@ -18,7 +18,7 @@ from ft_pipeline.quantization.convert_stage import ConvertRequest
 from ft_pipeline.quantization.files import gguf_file_name, unquantized_type
 from ft_pipeline.quantization.gguf import GgufRequest
 from ft_pipeline.quantization.metadata import Provenance
-from ft_pipeline.quantization.preflight import ExportCheckRequest, require_room
+from ft_pipeline.quantization.preflight import UNQUANTIZED_BYTES, ExportCheckRequest, require_room
 from ft_pipeline.quantization.types import needs_importance
 
 
@@ -52,8 +52,21 @@ class Export:
                 out_dir=draft,
             ),
         )
-        require_room(builder.store.root, found.manifest.summary)
+        require_room(builder.store.root, found.manifest.summary, there_bytes=self._count_there(found))
         return found
+
+    def _count_there(self, checked: Artifact) -> int:
+        """Bytes of what `checked` counts and the store holds already."""
+        lineage = self._builder.lineage
+        keys = lineage.merged_model, lineage.f16_gguf, lineage.gguf_model, lineage.base_f16_gguf, lineage.base_gguf
+        wanted = {key.fingerprint for key in keys}
+        artifacts = self._builder.store.list_artifacts()
+        there = {a.manifest.fingerprint: a.size_bytes for a in artifacts if a.manifest.fingerprint in wanted}
+        if lineage.base_gguf.fingerprint in there:
+            # Then its 16-bit GGUF, which retention takes, is not made again.
+            size_bytes = int(checked.manifest.summary.figures[UNQUANTIZED_BYTES] or 0)
+            there.setdefault(lineage.base_f16_gguf.fingerprint, size_bytes)
+        return sum(there.values())
 
     def merged_model(self) -> Artifact:
         """The adapter merged into the 16-bit base."""
@@ -99,7 +112,7 @@ class Export:
         builder, lineage = self._builder, self._builder.lineage
         validated, name, settings = builder.require_validated(), self.base_name, builder.recipe.quantization
         importance = None
-        if needs_importance(settings.types):
+        if needs_importance(settings.types, settings.tensor_types):
             importance = builder.require(lineage.trained_adapter).path
         return self._quantize(
             lineage.base_gguf,
@@ -107,7 +120,8 @@ class Export:
                 f16=self._convert(lineage.base_f16_gguf, builder.base.path, name, None),
                 model=builder.base.path,
                 name=name,
-                settings=settings,
+                # The training's matrix only for what cannot be made without one: it knows the training rows.
+                settings=settings.model_copy(update={"imatrix": "never"}),
                 out_dir=draft,
                 parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
                 importance=importance,

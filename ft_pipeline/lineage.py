@@ -22,12 +22,12 @@ CODE_VERSIONS = {
     "raw_dataset": "3",
     "validated_dataset": "3",
     "data_report": "1",
-    "export_check": "1",
+    "export_check": "2",
     "trained_adapter": "4",
     "merged_model": "2",
-    "f16_gguf": "1",
-    "gguf_model": "2",
-    "base_gguf": "2",
+    "f16_gguf": "2",
+    "gguf_model": "3",
+    "base_gguf": "3",
     "evaluation_report": "1",
     "published_model": "1",
 }
@@ -142,7 +142,8 @@ class Lineage:
         Types that cannot be made without an importance matrix take the one of the training, so they are made anew.
         """
         ingredients = {"name": self._recipe.name, "quantization": self._quantization}
-        upstream = [self.trained_adapter] if needs_importance(self._recipe.quantization.types) else []
+        settings = self._recipe.quantization
+        upstream = [self.trained_adapter] if needs_importance(settings.types, settings.tensor_types) else []
         return self._key("base_gguf", ingredients, self.base_f16_gguf, *upstream)
 
     def evaluation_report(self, champion: str | None) -> ArtifactKey:
@@ -157,7 +158,9 @@ class Lineage:
 
     @property
     def _quantization(self) -> dict[str, Any]:
-        return self._recipe.quantization.model_dump()
+        settings = self._recipe.quantization
+        # Of the patterns the first that is found counts, so their order is part of what is made.
+        return settings.model_dump() | {"tensor_types": list(settings.tensor_types.items())}
 
     def _key(self, asset: str, ingredients: dict[str, Any], *upstream: ArtifactKey) -> ArtifactKey:
         key = ArtifactKey(

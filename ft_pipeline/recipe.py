@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ft_pipeline.datasets.checks import Action, find_faults
 from ft_pipeline.datasets.checks.languages import find_language_fault
 from ft_pipeline.datasets.formats import FORMATS, find_column_faults
-from ft_pipeline.quantization.types import check_tensor_types, check_types, needs_importance, tensor_needs_importance
+from ft_pipeline.quantization.types import check_tensor_types, check_types, needs_importance
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
@@ -254,8 +254,8 @@ class QuantizationSection(Section):
     types: tuple[str, ...] = Field(("Q4_K_M",), min_length=1, description="llama.cpp file types, e.g. Q4_K_M.")
     tensor_types: dict[str, str] = Field(
         default_factory=dict,
-        description="Other types for some tensors: a regular expression on their GGUF names to a ggml type, such as "
-        "{ffn_down: q6_k}.",
+        description="Other types for some matrices: a regular expression (Python's) to be found in their GGUF names, "
+        "to a ggml type, such as {ffn_down: q6_k}. The first that is found counts.",
     )
     imatrix: Literal["auto", "always", "never"] = Field(
         "auto",
@@ -328,9 +328,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _types_have_their_matrix(self) -> Recipe:
-        tensor_types = self.quantization.tensor_types.values()
-        needy = [name for name in self.quantization.types if needs_importance([name])]
-        needy += [name for name in tensor_types if tensor_needs_importance(name)]
+        tensor_types = self.quantization.tensor_types
+        needy = [name for name in self.quantization.types if needs_importance([name], tensor_types)]
         if not needy:
             return self
         if self.quantization.imatrix == "never" or not self.training.importance_tokens:

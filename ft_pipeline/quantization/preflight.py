@@ -20,15 +20,17 @@ from ft_pipeline.quantization.convert import Conversion, check_converter, defaul
 from ft_pipeline.quantization.disk_need import count_memory_bytes, export_bytes
 from ft_pipeline.quantization.files import NAME_PATTERN, unquantized_type
 from ft_pipeline.quantization.host_memory import available_memory_bytes
-from ft_pipeline.quantization.parity import ParityReport, build_references, compare_tokens, require_parity
-from ft_pipeline.quantization.quantize import predict_size
-from ft_pipeline.quantization.runtime_files import describe_for_ollama
+from ft_pipeline.quantization.parity import ParityReport, compare_tokens, require_parity
+from ft_pipeline.quantization.plan import make_plan
+from ft_pipeline.quantization.references import build_references
+from ft_pipeline.quantization.runtime_files import describe_for_ollama, warn_of_context
 from ft_pipeline.quantization.skeleton import require_loadable, write_skeleton
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
-from ft_pipeline.quantization.types import BLOCKS, TYPES
+from ft_pipeline.quantization.types import BLOCKS, TYPES, find_need
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Check, Scalar, Summary
 
+UNQUANTIZED_BYTES = "unquantized_bytes"
 _NEEDED_DISK, _NEEDED_MEMORY = "needed_disk_bytes", "needed_memory_bytes"
 _GIB = 2**30
 
@@ -70,13 +72,14 @@ def check_export(request: ExportCheckRequest, reporter: Reporter) -> Summary:
     """
     started = time.monotonic()
     architecture = _read_architecture(request.base)
+    warn_of_context(request.settings, architecture.context_tokens, reporter)
     vocabulary, skeleton = request.out_dir / "vocabulary.gguf", request.out_dir / "skeleton.gguf"
     try:
         report = _check_tokens(request, vocabulary, reporter)
         dtype = unquantized_type(request.dtype)
         write_skeleton(vocabulary, skeleton, architecture, dtype.lower())
         require_loadable(skeleton)
-        rows = _predict_sizes(request.settings, skeleton, architecture)
+        rows = _plan_files(request.settings, skeleton, architecture)
         unquantized = skeleton.stat().st_size
     finally:
         vocabulary.unlink(missing_ok=True)
@@ -85,18 +88,20 @@ def check_export(request: ExportCheckRequest, reporter: Reporter) -> Summary:
     return _summarize(request, architecture, report, rows, unquantized, time.monotonic() - started)
 
 
-def require_room(folder: Path, checked: Summary) -> None:
+def require_room(folder: Path, checked: Summary, *, there_bytes: int = 0) -> None:
     """See that disk and memory suffice now for what `check_export` has counted.
 
     Args:
         folder: Where artifacts are written.
         checked: Of `check_export`.
+        there_bytes: What of it is on the disk already.
 
     Raises:
         DiskSpaceError: the disk does not hold merged model, 16-bit GGUFs and all types.
         MemoryBudgetError: the machine, or the limit of its control group, has too little memory left.
     """
-    require_space(folder, int(checked.figures[_NEEDED_DISK] or 0), "merging, converting and quantizing")
+    needed_disk = int(checked.figures[_NEEDED_DISK] or 0) - there_bytes
+    require_space(folder, max(0, needed_disk), "merging, converting and quantizing")
     available = available_memory_bytes()
     for row in checked.tables["memory"]:
         needed = int(row["needed_bytes"] or 0)
@@ -129,24 +134,30 @@ def _check_tokens(request: ExportCheckRequest, vocabulary: Path, reporter: Repor
     report = compare_tokens(vocabulary, trained, references)
     require_parity(report)
     if request.settings.ollama:
-        describe_for_ollama(trained, request.settings, [vocabulary.name], adds_bos=report.adds_bos)
+        describe_for_ollama(
+            trained, request.settings, [vocabulary.name], request.parity_conversations, adds_bos=report.adds_bos
+        )
     return report
 
 
-def _predict_sizes(
-    settings: QuantizationSection, skeleton: Path, architecture: Architecture
-) -> list[dict[str, Scalar]]:
-    matrices = [shape for _, shape in architecture.list_tensors() if len(shape) > 1]
+def _plan_files(settings: QuantizationSection, skeleton: Path, architecture: Architecture) -> list[dict[str, Scalar]]:
+    """A row for each type, if all of it can be made."""
     rows: list[dict[str, Scalar]] = []
     for name in settings.types:
-        block = BLOCKS[TYPES[name].block].weights
-        size = predict_size(skeleton, name, tensor_types=settings.tensor_types)
+        need = find_need(name, settings.tensor_types)
+        is_measured = need == "required" or (need == "gains" and settings.imatrix != "never")
+        plan = make_plan(skeleton, name, {"any": 1.0} if is_measured else None, settings.tensor_types)
+        # Training measures the inputs of each linear layer.
+        plan.require_entries([t.name for t in plan.tensors if t.is_matrix and not t.is_embedding and is_measured])
+        if settings.split_gib is not None:
+            plan.require_parts(int(settings.split_gib * 2**30))
+        columns = [tensor.shape[0] for tensor in plan.changing]
         rows.append(
             {
                 "type": name,
-                "predicted_bytes": size,
-                "bits_per_weight": round(8 * size / architecture.total_parameters, 2),
-                "fallback_tensors": sum(columns % block != 0 for _, columns in matrices),
+                "predicted_bytes": plan.size_bytes,
+                "bits_per_weight": round(8 * plan.size_bytes / architecture.total_parameters, 2),
+                "fallback_tensors": sum(count % BLOCKS[TYPES[name].block].weights != 0 for count in columns),
             }
         )
     return rows
@@ -182,7 +193,7 @@ def _summarize(
             "parity_tokens": report.tokens,
             "bos_tokens": report.bos_tokens,
             "known_differences": sum(known.renderings for known in report.known),
-            "unquantized_bytes": unquantized_bytes,
+            UNQUANTIZED_BYTES: unquantized_bytes,
             _NEEDED_DISK: disk,
             _NEEDED_MEMORY: max(memory.values()),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ft_pipeline.errors import ConversionError
@@ -14,10 +15,18 @@ _MAX_INT = 2**32 - 1  # written as uint32
 # Of rows in memory at once, besides the mapped source. llama.cpp's own 8 GiB holds any tensor whole, as floats; smaller
 # slabs stay in the processor's caches and take less time as well. A slab starts all threads anew, so not too small.
 _SLAB_BYTES = 64 << 20
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class QuantizerParameters:
     """What `llama_model_quantize` is called with.
+
+    Args:
+        type_name: A key of `TYPES`.
+        importance: By the names of tensors.
+        tensor_types: A key of `TENSOR_TYPES` by the name of a tensor.
+        metadata: Written into the file.
+        dry_run: Plan only.
 
     Attributes:
         pointer: For the call. The arrays behind it live as long as this object.
@@ -27,9 +36,9 @@ class QuantizerParameters:
         self,
         type_name: str,
         *,
-        importance: Mapping[str, Any] | None,
-        tensor_types: Mapping[str, str],
-        metadata: Mapping[str, str | int | float | bool],
+        importance: Mapping[str, Any] | None = None,
+        tensor_types: Mapping[str, str] = _NOTHING,
+        metadata: Mapping[str, str | int | float | bool] = _NOTHING,
         dry_run: bool = False,
     ) -> None:
         import llama_cpp
@@ -67,8 +76,9 @@ class QuantizerParameters:
         import llama_cpp
 
         array = (llama_cpp.llama_model_tensor_override * (len(tensor_types) + 1))()
-        for entry, (pattern, name) in zip(array, tensor_types.items(), strict=False):
-            entry.pattern = pattern.encode()
+        for entry, (tensor, name) in zip(array, tensor_types.items(), strict=False):
+            # llama.cpp searches for it as a regular expression of C++.
+            entry.pattern = f"^{tensor.replace('.', '[.]')}$".encode()
             entry.type = TENSOR_TYPES[name].ggml_type
         return array
 

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+Need = Literal["none", "gains", "required"]
+_NEEDS: tuple[Need, ...] = ("none", "gains", "required")
+_UNQUANTIZED = {"f32", "f16", "bf16"}
 _FEW_VALUES = "it is for models trained with weights of two or three values, which a merged adapter's weights are not"
 
 
@@ -46,7 +49,7 @@ class QuantizationType:
     ftype: int
     block: str
     bits_per_weight: float
-    imatrix: Literal["required", "gains", "none"]
+    imatrix: Need
     fallback: str | None
     not_offered: str | None = None
 
@@ -157,9 +160,28 @@ def check_tensor_types(tensor_types: Mapping[str, str]) -> None:
             raise ValueError(f"the tensor pattern {pattern!r} is no regular expression: {err}") from err
 
 
-def needs_importance(names: Iterable[str]) -> bool:
-    """Whether one of these types cannot be made without an importance matrix."""
-    return any(TYPES[name].imatrix == "required" for name in names)
+def applies_tensor_types(type_name: str) -> bool:
+    """Whether single tensors of this file type can have others: not where nothing is quantized."""
+    return TYPES[type_name].block not in _UNQUANTIZED
+
+
+def find_need(type_name: str, tensor_types: Mapping[str, str]) -> Need:
+    """What an importance matrix is to a file of this type in which some tensors have others."""
+    needs: list[Need] = [TYPES[type_name].imatrix]
+    if applies_tensor_types(type_name):
+        needs += [_find_tensor_need(name) for name in tensor_types.values()]
+    return max(needs, key=_NEEDS.index)
+
+
+def needs_importance(names: Iterable[str], tensor_types: Mapping[str, str]) -> bool:
+    """Whether one of these file types cannot be made without an importance matrix."""
+    return any(find_need(name, tensor_types) == "required" for name in names)
+
+
+def _find_tensor_need(name: str) -> Need:
+    if tensor_needs_importance(name):
+        return "required"
+    return "gains" if any(t.block == name and t.imatrix != "none" for t in TYPES.values()) else "none"
 
 
 def tensor_needs_importance(name: str) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from ft_pipeline.definitions import defs
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.processes.launcher import run_stage
+from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
 from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
 
 
@@ -117,6 +118,13 @@ def test_a_device_that_somebody_holds(user: Path) -> None:
         error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"wait_seconds": 0.2})
     assert "cpu must be free within 0 s and was not: held by another recipe" in error
     assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_found_before_training(user: Path) -> None:
+    make_unknown_tokenizer(user / "base")
+    error = _run("raw_dataset", "validated_dataset", "trained_adapter")
+    assert "validated_dataset: can_be_exported" in error
+    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
 @pytest.mark.usefixtures("user")

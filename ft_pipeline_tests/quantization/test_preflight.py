@@ -145,6 +145,40 @@ def test_a_system_message_that_a_modelfile_cannot_hold_is_refused(model: Path, c
         _check(model, tmp_path, converter, system="ring\x07")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"tensor_types": {"ffn_dwon": "q8_0", "ffn_up": "q8_0"}},
+            r"pattern of quantization\.tensor_types must be found .*; 'ffn_dwon' is in none\. .* near are ffn_down",
+        ),
+        ({"tensor_types": {"output_norm": "q8_0"}}, "'output_norm' is in none"),
+        (
+            {"tensor_types": {".*": "iq2_xs"}},
+            r"\(token_embd\.weight as iq2_xs, .* let quantization\.tensor_types leave",
+        ),
+        ({"split_gib": 0.0001}, r"must hold its largest tensor .* in Q4_K_M \S+ has [\d,]+ bytes, .* Raise quant"),
+    ],
+    ids=["nowhere", "only a norm", "needs what is not measured", "small parts"],
+)
+def test_refuses_what_the_quantizer_could_not_make(
+    settings: dict[str, Any], message: str, model: Path, converter: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConversionError, match=message):
+        _check(model, tmp_path, converter, **settings)
+
+
+def test_takes_a_pattern_that_only_python_knows(model: Path, converter: Path, tmp_path: Path) -> None:
+    plain = _check(model, tmp_path, converter).tables["sizes"][0]["predicted_bytes"]
+    given = _check(model, tmp_path, converter, tensor_types={"(?<=ffn_)up": "q8_0"}).tables["sizes"][0]
+    assert int(given["predicted_bytes"] or 0) > int(plain or 0)
+
+
+def test_takes_a_tensor_type_that_the_training_measures_for(model: Path, converter: Path, tmp_path: Path) -> None:
+    checked = _check(model, tmp_path, converter, tensor_types={"ffn_up": "iq3_xxs"})
+    assert [row["type"] for row in checked.tables["sizes"]] == list(_TYPES)
+
+
 def test_tells_of_rows_that_k_quants_cannot_hold(
     model: Path, vocabulary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +239,7 @@ def test_says_how_much_disk_is_missing(checked: Summary, tmp_path: Path) -> None
     too_much = checked.model_copy(update={"figures": checked.figures | {"needed_disk_bytes": 2**60}})
     with pytest.raises(DiskSpaceError, match=r"merging, converting and quantizing needs .* GiB short"):
         require_room(tmp_path, too_much)
+    require_room(tmp_path, too_much, there_bytes=2**60 - 10)
 
 
 def test_says_how_much_memory_is_missing(checked: Summary, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ft_pipeline.quantization.types import (
     TYPES,
     check_tensor_types,
     check_types,
+    find_need,
     needs_importance,
 )
 from ft_pipeline_tests.quantization.gguf_files import LLAMA_3_8B, Shape, make_importance, write_llama
@@ -155,8 +156,16 @@ def test_tensor_types_that_do_not_exist_are_refused(tensor_types: dict[str, str]
 
 
 def test_some_types_need_an_importance_matrix() -> None:
-    assert needs_importance(("Q4_K_M", "IQ2_XS"))
-    assert not needs_importance(("Q4_K_M", "IQ3_S", "F16"))
+    assert needs_importance(("Q4_K_M", "IQ2_XS"), {})
+    assert not needs_importance(("Q4_K_M", "IQ3_S", "F16"), {})
+    assert needs_importance(("Q8_0",), {"ffn_up": "iq3_xxs"})
+    assert not needs_importance(("F16",), {"ffn_up": "iq3_xxs"})
+
+
+def test_a_file_gains_from_a_matrix_if_one_of_its_tensors_does() -> None:
+    assert find_need("Q8_0", {}) == "none"
+    assert find_need("Q8_0", {"ffn_up": "q4_k"}) == "gains"
+    assert find_need("Q8_0", {"ffn_up": "q4_k", "ffn_down": "iq2_xs"}) == "required"
 
 
 def test_the_table_in_docs_is_that_of_the_types(project: Path) -> None:
