@@ -25,7 +25,7 @@ help: ## This list
 
 setup: $(READY) ## Virtual environment, pinned packages, llama.cpp (once)
 
-$(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/ggml-quants-lanes.patch
+$(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/ggml-quants-lanes.patch scripts/llama_template.cpp
 	@bash scripts/setup.sh
 
 # Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.

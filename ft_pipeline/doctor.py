@@ -19,6 +19,7 @@ from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbours
 from ft_pipeline.finetuning.torch_build import read_torch_build
 from ft_pipeline.quantization.convert import check_converter, default_converter
+from ft_pipeline.quantization.llama_template import check_program, default_program
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 
 _WANTED_FREE_BYTES = 5 << 30
@@ -38,6 +39,7 @@ def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Itera
     yield _examine_python()
     yield _examine_packages(root / "constraints.txt")
     yield _guard("llama.cpp's converter", _find_converter, "make setup")
+    yield _guard("llama.cpp's template engine", _find_template_engine, "make setup")
     yield _examine_compiler()
     yield _examine_disk(artifacts)
     yield _examine_torch()
@@ -49,6 +51,12 @@ def _find_converter() -> str:
     tree = default_converter()
     check_converter(tree)
     return str(tree)
+
+
+def _find_template_engine() -> str:
+    program = default_program()
+    check_program(program)
+    return str(program)
 
 
 def _guard(subject: str, look: Callable[[], str], fix: str) -> Finding:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from ft_pipeline.errors import ConversionError
+from ft_pipeline.quantization.references import Reference
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 
 Encode = Callable[[str], Sequence[int]]
@@ -27,12 +29,13 @@ class _Limit:
 
     Attributes:
         rewrite: Takes what it is about out of a text.
-        keeps_trained: The rewritten text is the same to the trained tokenizer.
+        is_of_contents: The texts of messages are rewritten, and what the template writes must agree as it is. Else the
+            whole rendering is, to what is the same to the trained tokenizer.
     """
 
     reason: str
     rewrite: Callable[[str], str]
-    keeps_trained: bool
+    is_of_contents: bool
 
 
 class KnownDifferences:
@@ -47,28 +50,38 @@ class KnownDifferences:
         self._trained = trained
         self._encode = encode
         self._limits = [
-            *_limit_blanks(trained),
-            *_limit_forms(trained),
             *_limit_control_tokens(trained, encode),
             _NEWER,
+            *_limit_blanks(trained),
+            *_limit_forms(trained),
         ]
 
-    def explain(self, text: str) -> str | None:
-        """Why llama.cpp reads a text otherwise; None: for no reason that is known."""
+    def explain(self, reference: Reference) -> str | None:
+        """Why llama.cpp reads a rendering otherwise; None: for no reason that is known."""
         for limit in self._limits:
-            if self._agrees(text, [limit]):
+            if self._agrees(reference, [limit]):
                 return limit.reason
-        if self._agrees(text, self._limits):
+        if self._agrees(reference, self._limits):
             return "several of these at once"
         return None
 
-    def _agrees(self, text: str, limits: Sequence[_Limit]) -> bool:
-        rewritten = text
+    def _agrees(self, reference: Reference, limits: Sequence[_Limit]) -> bool:
+        text = self._rewrite_contents(reference, [limit for limit in limits if limit.is_of_contents])
         for limit in limits:
-            before, rewritten = rewritten, limit.rewrite(rewritten)
-            if limit.keeps_trained and self._trained.encode(before) != self._trained.encode(rewritten):
-                rewritten = before
-        return rewritten != text and self._trained.encode(rewritten) == list(self._encode(rewritten))
+            if not limit.is_of_contents:
+                rewritten = limit.rewrite(text)
+                text = rewritten if self._trained.encode(text) == self._trained.encode(rewritten) else text
+        return text != reference.text and self._trained.encode(text) == list(self._encode(text))
+
+    def _rewrite_contents(self, reference: Reference, limits: Sequence[_Limit]) -> str:
+        contents = [message["content"] for message in reference.messages]
+        for limit in limits:
+            contents = [limit.rewrite(content) for content in contents]
+        messages = [{**old, "content": new} for old, new in zip(reference.messages, contents, strict=True)]
+        try:
+            return self._trained.render(messages, add_generation_prompt=reference.add_generation_prompt)
+        except ConversionError:  # the template does not take the rewritten conversation
+            return reference.text
 
 
 def _limit_blanks(trained: TrainedTokenizer) -> Iterator[_Limit]:
@@ -77,7 +90,7 @@ def _limit_blanks(trained: TrainedTokenizer) -> Iterator[_Limit]:
         yield _Limit(
             "the trained tokenizer drops all blanks after a special token, llama.cpp only ASCII's",
             lambda text: after.sub(r"\1", text),
-            keeps_trained=True,
+            is_of_contents=False,
         )
 
 
@@ -88,7 +101,7 @@ def _limit_forms(trained: TrainedTokenizer) -> Iterator[_Limit]:
             yield _Limit(
                 f"the tokenizer brings text to Unicode's {form}, llama.cpp reads it as it is",
                 partial(unicodedata.normalize, form),
-                keeps_trained=True,
+                is_of_contents=False,
             )
 
 
@@ -101,13 +114,13 @@ def _limit_control_tokens(trained: TrainedTokenizer, encode: Encode) -> Iterator
         yield _Limit(
             "llama.cpp reads a control token where the trained tokenizer spells it out: "
             f"{', '.join(map(repr, alike[:3]))}{', ...' if len(alike) > 3 else ''}",
-            lambda text: pattern.sub("", text),
-            keeps_trained=False,
+            lambda text: pattern.sub("x", text),  # nothing in its place could be a message that the template refuses
+            is_of_contents=True,
         )
 
 
 _NEWER = _Limit(
     f"the two know different versions of Unicode, and characters are newer than {unicodedata.unidata_version}",
     lambda text: "".join("x" if unicodedata.category(char) == "Cn" else char for char in text),
-    keeps_trained=False,
+    is_of_contents=True,
 )

@@ -93,6 +93,7 @@ class Vocabulary:
         self.bos_id: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.eos_id: int = llama_cpp.llama_vocab_eos(self._vocab)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.adds_eos: bool = llama_cpp.llama_vocab_get_add_eos(self._vocab)
 
     @property
     def name(self) -> str | None:
@@ -111,17 +112,22 @@ class Vocabulary:
         template: bytes | None = llama_cpp.llama_model_chat_template(self._model, None)
         return None if template is None else template.decode("utf-8")
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text; special tokens in it are read as such, and none is added."""
+    def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Ids of a text; special tokens in it are read as such.
+
+        Args:
+            text: Of a prompt.
+            add_special: Add BOS and EOS where the file asks for it; else none.
+        """
         import llama_cpp
 
         data = text.encode("utf-8")
-        room = len(data) + 8  # a token takes a byte at least; SentencePiece puts a blank in front
+        room = len(data) + 8  # a token takes a byte at least; a blank comes in front, BOS and EOS around
         tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, False, True)
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, True)
         if count < 0:
             tokens = (llama_cpp.llama_token * -count)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -count, False, True)
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -count, add_special, True)
         return list(tokens[:count])
 
     def text(self, token: int) -> str:

@@ -1,11 +1,14 @@
-"""A GGUF's chat template and vocabulary, as llama.cpp's users apply them."""
+"""A GGUF's chat template and vocabulary, as llama.cpp's server applies them."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
-from ft_pipeline.datasets.rendering import TEMPLATE_DATE
 from ft_pipeline.quantization.llama_library import Vocabulary
+from ft_pipeline.quantization.llama_template import SERVER_VARIABLES, LlamaTemplate
 from ft_pipeline.quantization.trained_tokenizer import Conversation
 
 # For what a template writes around each message.
@@ -13,29 +16,39 @@ _BUILT_IN_ROOM = 1024
 
 
 class LlamaReader:
-    """Renders with a GGUF's template, as llama-cpp-python does, and tokenizes with its vocabulary."""
+    """Renders with a GGUF's template in llama.cpp's own engine, and tokenizes with its vocabulary.
+
+    Raises:
+        EnvironmentMismatch: on entering: the engine is missing or of another version than the library.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
         self.vocabulary = vocabulary
-        self._formatters = {
-            prompt: Jinja2ChatFormatter(
-                template=vocabulary.chat_template or "",
-                bos_token=vocabulary.text(vocabulary.bos_id),
-                eos_token=vocabulary.text(vocabulary.eos_id),
-                add_generation_prompt=prompt,
-            )
-            for prompt in (False, True)
-        }
-        for formatter in self._formatters.values():
-            # As in training: a template that tells the date is compared on the same one.
-            formatter.strftime_now = lambda _format: TEMPLATE_DATE
+        self._bos, self._eos = vocabulary.text(vocabulary.bos_id), vocabulary.text(vocabulary.eos_id)
+        self._template = LlamaTemplate(vocabulary.chat_template or "", self._bos, self._eos)
 
-    def render(self, messages: Conversation, *, add_generation_prompt: bool) -> str:
-        """A conversation by the GGUF's own template."""
-        written = [dict(message) for message in messages]
-        return str(self._formatters[add_generation_prompt](messages=written).prompt)
+    def __enter__(self) -> Self:
+        self._template.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._template.close()
+
+    def render(
+        self,
+        messages: Conversation,
+        *,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any] = SERVER_VARIABLES,
+    ) -> str:
+        """A conversation by the GGUF's own template.
+
+        Raises:
+            ConversionError: llama.cpp cannot read the template, or not render this conversation.
+        """
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt, variables=variables)
 
     def render_built_in(self, messages: Conversation, *, add_generation_prompt: bool) -> str | None:
         """A conversation by the template in llama.cpp's own list that it takes the GGUF's for; None: it knows none.
@@ -53,7 +66,13 @@ class LlamaReader:
         return buffer.raw[: min(length, room)].decode("utf-8", errors="replace") if length >= 0 else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a rendered conversation."""
-        ids = self.vocabulary.tokenize(text)
-        bos = self.vocabulary.bos_id
-        return [bos, *ids] if self.vocabulary.adds_bos and ids[:1] != [bos] else ids
+        """Ids of a rendered conversation, with what the vocabulary adds.
+
+        A BOS or EOS that the template wrote and the vocabulary adds too is taken off first (common/chat.cpp).
+        """
+        vocabulary = self.vocabulary
+        if vocabulary.adds_bos:
+            text = text.removeprefix(self._bos)
+        if vocabulary.adds_eos:
+            text = text.removesuffix(self._eos)
+        return vocabulary.tokenize(text, add_special=True)

@@ -1,41 +1,27 @@
 """The token contract on the other side: a GGUF must turn a conversation into the ids that the model was trained on.
 
-Compared are the embedded template, its rendering, the ids, the number of BOS and the tokens that end a turn. BOS is
-counted as llama.cpp's server does: a template that writes it gets no second one, and one that does not gets it when
-the vocabulary adds it (common/chat.cpp, `add_bos`).
+Compared are the embedded template, its rendering by llama.cpp's own engine, the ids, the number of BOS and the tokens
+that end a turn. BOS is counted as llama.cpp's server does: a template that writes it gets no second one, and one that
+does not gets it when the vocabulary adds it (common/chat.cpp, `add_bos`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.errors import ConversionError
-from ft_pipeline.quantization.adversarial import list_texts
 from ft_pipeline.quantization.known_differences import KnownDifferences
 from ft_pipeline.quantization.llama_library import open_vocabulary
 from ft_pipeline.quantization.llama_reader import LlamaReader
-from ft_pipeline.quantization.trained_tokenizer import Conversation, TrainedTokenizer
+from ft_pipeline.quantization.references import Reference, probe
+from ft_pipeline.quantization.rendering_differences import RenderingDifferences
+from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 
 _WINDOW = 6
 _TEXT_WINDOW = 24
 _KEPT_DIFFERENCES = 3
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A rendered conversation as trained.
-
-    Attributes:
-        is_built_in: It is one of the adversarial ones.
-    """
-
-    messages: Conversation
-    add_generation_prompt: bool
-    text: str
-    ids: tuple[int, ...]
-    is_built_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,27 +112,19 @@ class ParityReport:
         ]
 
 
-def build_references(trained: TrainedTokenizer, conversations: Iterable[Conversation]) -> list[Reference]:
-    """Render and tokenize conversations, and the built-in adversarial ones, as in training.
-
-    A conversation that ends with an answer is taken whole and as the prompt that asks for it. Of the built-in ones
-    those are left out that the template refuses (an empty message, a system message).
-    """
-    given = [reference for conversation in conversations for reference in _refer(trained, conversation)]
-    built_in = [conversation for conversation in _adversarial(trained) if trained.accepts(conversation)]
-    return given + [r for conversation in built_in for r in _refer(trained, conversation, is_built_in=True)]
-
-
 def compare_tokens(gguf_file: Path, trained: TrainedTokenizer, references: Sequence[Reference]) -> ParityReport:
     """Read the references through a GGUF's own template and tokenizer.
 
+    Where the texts are equal, so is what the tokenizer reads: ids are those of training's texts.
+
     Raises:
         ConversionError: llama.cpp does not load the file.
+        EnvironmentMismatch: llama.cpp's template engine is missing or of another version than the library.
     """
-    with open_vocabulary(gguf_file) as vocabulary:
-        reader = LlamaReader(vocabulary)
-        failures = [*_compare_contract(reader, trained), *_compare_renderings(reader, references)]
-        differing, known = _compare_ids(reader, trained, references)
+    with open_vocabulary(gguf_file) as vocabulary, LlamaReader(vocabulary) as reader:
+        failures = _compare_contract(reader, trained)
+        other, known_texts = _compare_renderings(reader, trained, references)
+        differing, known_ids = _compare_ids(reader, trained, references)
         adds_bos, name = vocabulary.adds_bos, vocabulary.name
         built_in = _count_built_in(reader, trained.bos, references)
     return ParityReport(
@@ -156,10 +134,10 @@ def compare_tokens(gguf_file: Path, trained: TrainedTokenizer, references: Seque
         bos_tokens=_count_leading(references[0].ids, trained.bos_id),
         adds_bos=adds_bos,
         name=name,
-        failures=tuple(failures),
+        failures=(*failures, *other),
         different=len(differing),
         differences=tuple(differing[:_KEPT_DIFFERENCES]),
-        known=tuple(known),
+        known=(*known_texts, *known_ids),
         built_in_different=built_in,
     )
 
@@ -174,36 +152,13 @@ def require_parity(report: ParityReport) -> None:
         raise ConversionError(report.describe())
 
 
-def _adversarial(trained: TrainedTokenizer) -> Iterator[list[dict[str, str]]]:
-    for text in list_texts(trained.special_tokens):
-        yield [_message("user", text), _message("assistant", text)]
-    system = _message("system", " You are  terse.\n")
-    question, answer = _message("user", "one"), _message("assistant", "two")
-    yield [system, question, answer]
-    yield [question, answer, _message("user", " three"), answer]
-
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _refer(trained: TrainedTokenizer, messages: Conversation, *, is_built_in: bool = False) -> list[Reference]:
-    answered = messages[-1]["role"] == "assistant"
-    wanted = [(messages, False), (messages[:-1], True)] if answered else [(messages, True)]
-    references = []
-    for part, prompt in wanted:
-        text = trained.render(part, add_generation_prompt=prompt)
-        references.append(Reference(part, prompt, text, tuple(trained.encode(text)), is_built_in))
-    return references
-
-
 def _compare_contract(reader: LlamaReader, trained: TrainedTokenizer) -> list[str]:
     vocabulary, failures = reader.vocabulary, []
     if vocabulary.chat_template != trained.template:
         failures.append("its chat template is not the trained one")
-    probe = _refer(trained, [_message("user", "one"), _message("assistant", "two")])[0]
-    wanted = _count_leading(probe.ids, trained.bos_id)
-    found = _count_leading(reader.encode(_render(reader, probe)), trained.bos_id)
+    plain = probe(trained)
+    wanted = _count_leading(plain.ids, trained.bos_id)
+    found = _count_leading(reader.encode(plain.text), trained.bos_id)
     if found != wanted:
         failures.append(
             f"a conversation begins with {found} BOS and was trained with {wanted} "
@@ -211,7 +166,12 @@ def _compare_contract(reader: LlamaReader, trained: TrainedTokenizer) -> list[st
         )
     if wanted > 1:
         failures.append(f"it was trained with {wanted} BOS; a template that writes BOS needs a tokenizer that does not")
-    ends = {token for token in (_find_end_of_turn(trained, probe), trained.eos_id) if token is not None}
+    if vocabulary.adds_eos:
+        failures.append(
+            "llama.cpp ends a prompt with EOS, and training did not (set add_eos_token to false in "
+            "tokenizer_config.json)"
+        )
+    ends = {token for token in (_find_end_of_turn(trained, plain), trained.eos_id) if token is not None}
     failures += [
         f"llama.cpp does not stop at {vocabulary.text(token)!r} (id {token})"
         for token in sorted(ends)
@@ -227,24 +187,48 @@ def _compare_contract(reader: LlamaReader, trained: TrainedTokenizer) -> list[st
     return failures
 
 
-def _compare_renderings(reader: LlamaReader, references: Sequence[Reference]) -> list[str]:
-    found = [(reference.text, _render(reader, reference)) for reference in references]
-    other = [(wanted, text) for wanted, text in found if wanted != text]
-    if not other:
-        return []
-    wanted, text = other[0]
+def _compare_renderings(
+    reader: LlamaReader, trained: TrainedTokenizer, references: Sequence[Reference]
+) -> tuple[list[str], list[KnownDifference]]:
+    limits = RenderingDifferences(trained, reader)
+    refused: list[str] = []
+    unknown: list[tuple[Reference, str]] = []
+    by_reason: dict[str, list[tuple[Reference, list[int]]]] = {}
+    for reference in references:
+        try:
+            text = reader.render(reference.messages, add_generation_prompt=reference.add_generation_prompt)
+        except ConversionError as err:
+            refused.append(str(err))
+            continue
+        if text == reference.text:
+            continue
+        if reason := limits.explain(reference):
+            by_reason.setdefault(reason, []).append((reference, reader.encode(text)))
+        else:
+            unknown.append((reference, text))
+    failures = [_show_refused(refused, len(references))] if refused else []
+    failures += [_show_other(unknown, len(references))] if unknown else []
+    return failures, [_count_known(trained, reason, cases) for reason, cases in by_reason.items()]
+
+
+def _show_refused(reasons: Sequence[str], count: int) -> str:
+    return f"llama.cpp does not render {len(reasons)} of {count} conversations that training renders: {reasons[0]}"
+
+
+def _show_other(cases: Sequence[tuple[Reference, str]], count: int) -> str:
+    wanted, text = cases[0][0].text, cases[0][1]
     at = next((i for i, (a, b) in enumerate(zip(wanted, text, strict=False)) if a != b), min(len(wanted), len(text)))
     around = slice(max(0, at - _TEXT_WINDOW), at + _TEXT_WINDOW)
-    return [
-        f"its template renders {len(other)} of {len(references)} conversations otherwise, first at character {at}: "
+    return (
+        f"its template renders {len(cases)} of {count} conversations otherwise, first at character {at}: "
         f"training has {wanted[around]!r}, llama.cpp {text[around]!r}"
-    ]
+    )
 
 
 def _compare_ids(
     reader: LlamaReader, trained: TrainedTokenizer, references: Sequence[Reference]
 ) -> tuple[list[Difference], list[KnownDifference]]:
-    found = [(reference, reader.encode(_render(reader, reference))) for reference in references]
+    found = [(reference, reader.encode(reference.text)) for reference in references]
     differing = [(reference, ids) for reference, ids in found if list(reference.ids) != ids]
     if not differing:
         return [], []
@@ -252,7 +236,7 @@ def _compare_ids(
     unknown: list[Difference] = []
     by_reason: dict[str, list[tuple[Reference, list[int]]]] = {}
     for reference, ids in differing:
-        reason = limits.explain(reference.text)
+        reason = limits.explain(reference)
         if reason is None:
             unknown.append(_find_difference(trained, reference, ids))
         else:
@@ -267,10 +251,6 @@ def _count_known(
     return KnownDifference(reason, len(cases), given, _find_difference(trained, *cases[0]))
 
 
-def _render(reader: LlamaReader, reference: Reference) -> str:
-    return reader.render(reference.messages, add_generation_prompt=reference.add_generation_prompt)
-
-
 def _count_built_in(reader: LlamaReader, bos: str, references: Sequence[Reference]) -> int | None:
     different = 0
     for reference in references:
@@ -283,11 +263,11 @@ def _count_built_in(reader: LlamaReader, bos: str, references: Sequence[Referenc
     return different
 
 
-def _find_end_of_turn(trained: TrainedTokenizer, probe: Reference) -> int | None:
-    """The first special token after the answer that ends a rendering."""
-    after = probe.text.rpartition(probe.messages[-1]["content"])[2]
-    present = [token for token in trained.special_tokens if token.strip() and token in after]
-    return trained.token_id(min(present, key=after.index)) if present else None
+def _find_end_of_turn(trained: TrainedTokenizer, plain: Reference) -> int | None:
+    """The first special token after the answer that ends a rendering, as in `datasets/contract.py`."""
+    after = plain.text.rpartition(plain.messages[-1]["content"])[2]
+    present = [token for token in trained.stop_candidates if token.strip() and token in after]
+    return trained.token_id(min(present, key=lambda token: (after.index(token), -len(token)))) if present else None
 
 
 def _count_leading(ids: Sequence[int], token: int | None) -> int:

@@ -17,7 +17,8 @@ from ft_pipeline.quantization.adversarial import ADVERSARIAL_TEXTS, list_texts
 from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.llama_library import open_vocabulary
 from ft_pipeline.quantization.llama_reader import LlamaReader
-from ft_pipeline.quantization.parity import ParityReport, build_references, compare_tokens, require_parity
+from ft_pipeline.quantization.parity import ParityReport, compare_tokens, require_parity
+from ft_pipeline.quantization.references import build_references
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline_tests.quantization.conftest import CONVERSATION, copy_model
 from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary, make_sentencepiece_base
@@ -35,8 +36,8 @@ def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reader(vocabulary: Path) -> Iterator[LlamaReader]:
     """llama.cpp with that vocabulary open."""
-    with open_vocabulary(vocabulary) as opened:
-        yield LlamaReader(opened)
+    with open_vocabulary(vocabulary) as opened, LlamaReader(opened) as reader:
+        yield reader
 
 
 def test_every_text_gives_the_trained_ids(vocabulary: Path, trained: TrainedTokenizer) -> None:
@@ -132,6 +133,42 @@ def test_tells_a_control_token_that_training_spells_out(vocabulary: Path, model:
     assert known.given == 0
 
 
+def test_refuses_a_control_token_of_the_template_that_training_spells_out(
+    vocabulary: Path, model: Path, tmp_path: Path
+) -> None:
+    def spell_out(spec: dict[str, Any]) -> None:
+        spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] != "<|im_start|>"]
+
+    trained = _with_tokenizer(model, tmp_path, spell_out)
+    references = build_references(trained, [CONVERSATION])
+    report = compare_tokens(vocabulary, trained, references)
+    assert not report.known
+    with pytest.raises(ConversionError, match=rf"{len(references)} of {len(references)} renderings differ"):
+        require_parity(report)
+
+
+def test_refuses_a_vocabulary_that_ends_prompts_with_eos(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"ends a prompt with EOS, .* \(set add_eos_token to false in"):
+        require_parity(_report_sentencepiece(tmp_path, "bpe", add_eos_token=True))
+
+
+def test_an_ordinary_added_token_after_an_answer_need_not_end_it(model: Path, tmp_path: Path) -> None:
+    def add(spec: dict[str, Any]) -> None:
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+        spec["added_tokens"].append({"id": _next_id(spec), "content": "<|end_response|>", **plain})
+
+    other = copy_model(model, tmp_path / "model")
+    _change_tokenizer(other, add)
+    template = CHATML.replace(
+        "+ '<|im_end|>", "+ ('<|end_response|>' if m['role'] == 'assistant' else '') + '<|im_end|>"
+    )
+    (other / "chat_template.jinja").write_text(template, encoding="utf-8")
+    trained = TrainedTokenizer(other)
+    references = build_references(trained, [CONVERSATION])
+    assert "<|end_response|><|im_end|>" in references[0].text
+    require_parity(compare_tokens(convert_vocabulary(other, tmp_path / "vocabulary.gguf"), trained, references))
+
+
 def test_conversations_that_the_template_refuses_are_left_out(model: Path, tmp_path: Path) -> None:
     strict = "{% for m in messages %}{% if not m['content'] %}{{ raise_exception('empty') }}{% endif %}{% endfor %}"
     trained = TrainedTokenizer(_with_template(model, tmp_path, strict + CHATML))
@@ -203,8 +240,8 @@ def test_refuses_a_model_without_a_template(model: Path, tmp_path: Path) -> None
         TrainedTokenizer(other)
 
 
-def _report_sentencepiece(tmp_path: Path, kind: str) -> ParityReport:
-    base = make_sentencepiece_base(tmp_path / "base", kind)
+def _report_sentencepiece(tmp_path: Path, kind: str, **config: Any) -> ParityReport:
+    base = make_sentencepiece_base(tmp_path / "base", kind, **config)
     trained = TrainedTokenizer(base)
     gguf_file = convert_vocabulary(base, tmp_path / "vocabulary.gguf")
     return compare_tokens(gguf_file, trained, build_references(trained, [CONVERSATION]))
@@ -220,12 +257,20 @@ def _with_tokenizer(
     model: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], **config: str
 ) -> TrainedTokenizer:
     other = copy_model(model, tmp_path / "model")
-    path = other / "tokenizer.json"
+    _change_tokenizer(other, change)
+    _configure(other, **config)
+    return TrainedTokenizer(other)
+
+
+def _change_tokenizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "tokenizer.json"
     spec = json.loads(path.read_text(encoding="utf-8"))
     change(spec)
     path.write_text(json.dumps(spec), encoding="utf-8")
-    _configure(other, **config)
-    return TrainedTokenizer(other)
+
+
+def _next_id(spec: dict[str, Any]) -> int:
+    return 1 + max(int(i) for i in (*spec["model"]["vocab"].values(), *(token["id"] for token in spec["added_tokens"])))
 
 
 def _configure(folder: Path, **fields: str) -> None:

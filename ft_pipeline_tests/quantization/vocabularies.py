@@ -33,7 +33,7 @@ def convert_vocabulary(model: Path, target: Path) -> Path:
     return target
 
 
-def make_sentencepiece_base(folder: Path, kind: str) -> Path:
+def make_sentencepiece_base(folder: Path, kind: str, **tokenizer_config: Any) -> Path:
     """A base with a tokenizer.model of SentencePiece (bpe or unigram) and the tokenizer.json that goes with it."""
     import sentencepiece
 
@@ -53,6 +53,8 @@ def make_sentencepiece_base(folder: Path, kind: str) -> Path:
     config |= {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4}
     config |= {"max_position_embeddings": 512, "rms_norm_eps": 1e-5}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | tokenizer_config), encoding="utf-8")
     return folder
 
 
