@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from pathlib import Path
 
@@ -25,3 +26,16 @@ def test_an_error_of_the_writer_gets_through_and_ends_the_thread(tmp_path: Path)
     with pytest.raises(OSError, match="full"), hashing(tmp_path / "never") as growing:
         raise OSError("full")
     assert growing.sha256 == ""
+
+
+def test_waits_until_what_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    path, settled = tmp_path / "file", threading.Event()
+    with hashing(path, settled.is_set) as growing:
+        path.write_bytes(b"head" * 1000)
+        time.sleep(0.25)
+        path.write_bytes(b"HEAD" * 1000)
+        settled.set()
+        time.sleep(0.25)
+        with path.open("ab") as file:
+            file.write(b"tail")
+    assert growing.sha256 == hashlib.sha256(b"HEAD" * 1000 + b"tail").hexdigest()

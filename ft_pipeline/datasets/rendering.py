@@ -8,9 +8,6 @@ from typing import Any
 
 from ft_pipeline.datasets.tokenizer import Tokenizer
 
-# What a template may raise on a row that it was not written for, besides Jinja's own errors.
-_TEMPLATE_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-
 
 class TemplateRefusal(ValueError):
     """The chat template does not render a conversation."""
@@ -39,6 +36,13 @@ class RenderedTurn:
 TEMPLATE_DATE = "01 Jan 2025"
 
 
+def template_failures() -> tuple[type[Exception], ...]:
+    """What a template may raise on a conversation that it was not written for."""
+    from jinja2 import TemplateError
+
+    return TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError
+
+
 class ChatRenderer:
     """Renders conversations in Jinja's sandbox, to the text that `apply_chat_template` gives.
 
@@ -47,10 +51,8 @@ class ChatRenderer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        from jinja2 import TemplateError
-
         self._tokenizer = tokenizer
-        self._failures = (TemplateError, *_TEMPLATE_FAILURES)
+        self._failures = template_failures()
         # With or without tools: a base may have a template of its own for each.
         self._templates: dict[bool, tuple[Any, dict[str, Any]]] = {}
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from ft_pipeline.datasets.conversation import Message
-from ft_pipeline.datasets.rendering import TEMPLATE_DATE
+from ft_pipeline.datasets.rendering import TEMPLATE_DATE, template_failures
 from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.rows import EvaluationRow
@@ -78,7 +78,7 @@ class ChatEncoder:
     def _render(self, formatter: Any, messages: Sequence[Message], row: EvaluationRow) -> str:
         try:
             return str(formatter(messages=list(messages)).prompt)
-        except (TemplateError, ValueError, TypeError, ArithmeticError) as err:
+        except template_failures() as err:
             raise EvaluationError(
                 f"{row.place}: the chat template of {self._model.path} must render every row; it fails with: {err}"
             ) from err

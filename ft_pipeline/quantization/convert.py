@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import IO, Literal, Self
 
 from ft_pipeline.durable import flushing
 from ft_pipeline.errors import ConversionError, DiskSpaceError, EnvironmentMismatch, PipelineError
+from ft_pipeline.quantization.gguf_header import count_bytes, is_header_whole
 from ft_pipeline.quantization.vocabulary import repair_vocabulary
 
 _SCRIPT = "convert_hf_to_gguf.py"
@@ -24,7 +27,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _LAST_LINES = 12
 # In Python's words, those of numpy's tofile, and a limit on file sizes.
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "requested and ")
-# What the converter prints, and what it means to the person whose model it is.
+# What the converter prints (regular expressions), and what it means to the person whose model it is.
 _KNOWN_FAILURES = (
     (
         "BPE pre-tokenizer was not recognized",
@@ -32,7 +35,7 @@ _KNOWN_FAILURES = (
         "Keep the tokenizer of a model that llama.cpp supports, or use a BPE with byte fallback.",
     ),
     (
-        "is not supported",
+        r"Model \S+ is not supported",
         "llama.cpp's converter does not know the architecture. Use a base of one that it knows (Llama, Qwen, Mistral, "
         "Gemma, ...).",
     ),
@@ -99,11 +102,8 @@ class ConverterProcess:
         """Whether the converter is at work."""
         return self._process.poll() is None
 
-    def wait(self) -> bool:
+    def wait(self) -> None:
         """Wait for the GGUF, while it is written to the disk.
-
-        Returns:
-            Whether the file was changed after the script had written it.
 
         Raises:
             ConversionError: the script failed; the message says why where the reason is known.
@@ -113,13 +113,22 @@ class ConverterProcess:
             status = self._process.wait()
         if status != 0 or not self.outfile.is_file():
             self._output.seek(0)
-            raise _explain(self._what, self.outfile, status, self._output.read())
-        is_changed = self._finish()
+            raise self._explain(status, self._output.read())
+        self._require_whole()
+        self._finish()
         self._is_whole = True
-        return is_changed
 
-    def _finish(self) -> bool:
-        return False
+    def _finish(self) -> None:
+        """What is left to do on a file that is whole."""
+
+    def _require_whole(self) -> None:
+        # numpy, by which the converter writes, does not say when its last bytes did not get through.
+        found, wanted = self.outfile.stat().st_size, count_bytes(self.outfile)
+        if found < wanted:
+            raise _full_disk(self.outfile, f"{found:,} of its {wanted:,} bytes are there")
+
+    def _explain(self, status: int, output: str) -> PipelineError:
+        return _explain(self._what, self.outfile, status, output)
 
 
 class Conversion(ConverterProcess):
@@ -157,11 +166,24 @@ class Conversion(ConverterProcess):
             command.append("--vocab-only")
         super().__init__(command, outfile, model)
         self._model = model
+        self._settling = threading.Lock()
+        self._is_settled = False
         _require_files(model)
 
-    def _finish(self) -> bool:
-        """Mend what the converter leaves open in its vocabulary."""
-        return repair_vocabulary(self.outfile, self._model)
+    def settle_header(self) -> bool:
+        """Mend what the converter leaves open in its vocabulary, once it has written that; it only appends afterwards.
+
+        Returns:
+            Whether it is done: what is in the file then stays as it is.
+        """
+        with self._settling:
+            if not self._is_settled and is_header_whole(self.outfile):
+                repair_vocabulary(self.outfile, self._model)
+                self._is_settled = True
+            return self._is_settled
+
+    def _finish(self) -> None:
+        self.settle_header()
 
 
 def _require_files(model: Path) -> None:
@@ -182,15 +204,10 @@ def _environment() -> dict[str, str]:
 
 def _explain(model: Path, outfile: Path, status: int, output: str) -> PipelineError:
     for sign in _FULL_DISK:
-        if sign in output:
-            free = shutil.disk_usage(outfile.parent).free
-            return DiskSpaceError(
-                f"the disk must hold {outfile.name}; it became full while llama.cpp's converter wrote it in "
-                f"{outfile.parent} ({free:,} bytes are free). Free some, or set FT_PIPELINE_ARTIFACTS to another disk."
-            )
+        if reason := find_line(re.escape(sign), output):
+            return _full_disk(outfile, f"the converter says {reason!r}")
     for sign, meaning in _KNOWN_FAILURES:
-        if sign in output:
-            reason = next(line for line in output.splitlines() if sign in line).strip()
+        if reason := find_line(sign, output):
             return ConversionError(f"{model} cannot become a GGUF: {meaning} The converter says: {reason}")
     lines = "\n".join(output.splitlines()[-_LAST_LINES:])
     if status < 0:
@@ -200,4 +217,18 @@ def _explain(model: Path, outfile: Path, status: int, output: str) -> PipelineEr
         )
     return ConversionError(
         f"llama.cpp's converter failed on {model} with exit status {status}. Its last lines:\n{lines}"
+    )
+
+
+def find_line(pattern: str, output: str) -> str | None:
+    """The first line of a program's output in which a regular expression is found."""
+    return next((line.strip() for line in output.splitlines() if re.search(pattern, line)), None)
+
+
+def _full_disk(outfile: Path, sign: str) -> DiskSpaceError:
+    free = shutil.disk_usage(outfile.parent).free
+    return DiskSpaceError(
+        f"the disk must hold {outfile.name}; it, or a quota or limit on file sizes (ulimit -f), became full while "
+        f"llama.cpp's converter wrote it in {outfile.parent}: {sign}; {free:,} bytes of the disk are free. Free some, "
+        "raise the limit, or set FT_PIPELINE_ARTIFACTS to another disk."
     )

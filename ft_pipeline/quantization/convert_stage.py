@@ -58,17 +58,16 @@ def convert_model(request: ConvertRequest, reporter: Reporter) -> Summary:
     path = request.out_dir / gguf_file_name(request.name, unquantized_type(request.dtype))
     metadata = _write_metadata(request)
     reporter.info(f"converting {request.model.name} to a 16-bit GGUF")
+    outtype = _OUT_TYPES[request.dtype]
     with (
-        hashing(path) as growing,
-        Conversion(
-            request.model, path, request.name, tree, outtype=_OUT_TYPES[request.dtype], metadata=metadata
-        ) as conversion,
+        Conversion(request.model, path, request.name, tree, outtype=outtype, metadata=metadata) as conversion,
+        hashing(path, conversion.settle_header) as growing,
     ):
-        is_mended = conversion.wait()
+        conversion.wait()
     metadata.unlink()
     return Summary(
         figures={"size_bytes": path.stat().st_size, "wall_seconds": time.monotonic() - started},
-        sha256={} if is_mended else {path.name: growing.sha256},
+        sha256={path.name: growing.sha256},
     )
 
 

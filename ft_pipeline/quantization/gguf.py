@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,19 @@ from ft_pipeline.quantization.files import NAME_PATTERN, gguf_file_name
 from ft_pipeline.quantization.imatrix import read_importance, to_gguf_names
 from ft_pipeline.quantization.llama_library import load_fully
 from ft_pipeline.quantization.metadata import Provenance, lineage_keys
-from ft_pipeline.quantization.parity import ParityReport, Reference, build_references, compare_tokens
+from ft_pipeline.quantization.parity import ParityReport, compare_tokens
 from ft_pipeline.quantization.quantize import QuantizedFile, quantize_gguf
+from ft_pipeline.quantization.references import Reference, build_references
 from ft_pipeline.quantization.runtime_files import MODEL_CARD, MODELFILE, describe_for_ollama, write_card, write_lora
 from ft_pipeline.quantization.shipped import ShippedFile, count_figures, judge_parity, list_files
 from ft_pipeline.quantization.split import split_gguf
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
-from ft_pipeline.quantization.types import TYPES
+from ft_pipeline.quantization.types import find_need
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Scalar, Summary
 
 _BACKGROUND_THREADS = 4
+_SWITCH_SECONDS = 0.0005
 _SHOWN = 3
 
 
@@ -77,7 +81,7 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
         DiskSpaceError: the disk became full.
     """
     started = time.monotonic()
-    with ThreadPoolExecutor(_BACKGROUND_THREADS) as pool:
+    with ThreadPoolExecutor(_BACKGROUND_THREADS) as pool, _switching_often():
         # Loading a tokenizer takes seconds, nearly all for imports: on another core, while the first type is made.
         reading = pool.submit(_read_trained, request)
         importance = _read_importance(request, reporter)
@@ -87,13 +91,16 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
         ]
         parts = [part for file in shipped for part in file.parts]
         # hashlib and fsync let other threads run: meanwhile llama.cpp reads the files.
-        hashing = {part.name: pool.submit(_settle, part) for part in parts}
+        flushing = [pool.submit(sync, part) for part in parts]
+        hashing = {part.name: pool.submit(hash_file, part) for part in parts}
         trained, references = reading.result()
         parity = [compare_tokens(file.first, trained, references) for file in shipped]
         parameters = load_fully(shipped[0].first)
         table = list_files(shipped, parameters)
         extra = _write_beside(request, trained, shipped[0], table, parity[0].adds_bos, reporter)
         sha256 = {name: future.result() for name, future in hashing.items()}
+        for flush in flushing:
+            flush.result()
     _report_parity(request, parity, reporter)
     figures = count_figures(len(request.parity_conversations), shipped, parity, parameters) | {
         "wall_seconds": time.monotonic() - started
@@ -112,10 +119,18 @@ def _read_trained(request: GgufRequest) -> tuple[TrainedTokenizer, list[Referenc
     return trained, build_references(trained, request.parity_conversations)
 
 
-def _settle(path: Path) -> str:
-    digest = hash_file(path)
-    sync(path)
-    return digest
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Have Python's threads give way after half a millisecond, not five.
+
+    llama.cpp tells of each tensor by calling Python, and would wait so long each time for a thread that imports.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _read_importance(request: GgufRequest, reporter: Reporter) -> Mapping[str, Any] | None:
@@ -133,7 +148,7 @@ def _read_importance(request: GgufRequest, reporter: Reporter) -> Mapping[str, A
 
 
 def _uses_importance(request: GgufRequest, type_name: str) -> bool:
-    need = TYPES[type_name].imatrix
+    need = find_need(type_name, request.settings.tensor_types)
     return need == "required" or (need == "gains" and request.settings.imatrix != "never")
 
 
@@ -209,7 +224,11 @@ def _write_beside(
     files = {"model card": MODEL_CARD}
     if request.settings.ollama:
         text = describe_for_ollama(
-            trained, request.settings, [part.name for part in published.parts], adds_bos=adds_bos
+            trained,
+            request.settings,
+            [part.name for part in published.parts],
+            request.parity_conversations,
+            adds_bos=adds_bos,
         )
         (request.out_dir / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
         files["Modelfile"] = MODELFILE

@@ -12,16 +12,20 @@ import tempfile
 from pathlib import Path
 
 from ft_pipeline.base_model import read_config
-from ft_pipeline.errors import ConversionError
+from ft_pipeline.errors import ConversionError, PipelineError
 from ft_pipeline.merging.adapter import WEIGHTS_FILE, Adapter, Update, open_adapter
 from ft_pipeline.merging.adapter_config import CONFIG_FILE
 from ft_pipeline.merging.shards import open_shards
 from ft_pipeline.merging.tied import find_tied_head
-from ft_pipeline.quantization.convert import ConverterProcess
+from ft_pipeline.quantization.convert import ConverterProcess, find_line
 from ft_pipeline.quantization.metadata import Provenance, adapter_card
 
 _SCRIPT = "convert_lora_to_gguf.py"
 _SAME = 1e-6
+# How the converter says that it does not take an adapter; NotImplementedError: a product that it would have to reshape.
+_REFUSALS = (
+    r"Model \S+ is not supported|NotImplementedError|Unexpected name|Can not map tensor|lm_head is present in adapter"
+)
 
 
 class LoraNotExpressible(ConversionError):
@@ -41,8 +45,8 @@ def convert_adapter(
         provenance: What the file's metadata says of where it comes from; None: nothing.
 
     Raises:
-        LoraNotExpressible: it holds more than low-rank products of one alpha.
-        ConversionError: llama.cpp's converter does not take it.
+        LoraNotExpressible: it holds more than low-rank products of one alpha, or llama.cpp's converter refuses it.
+        ConversionError: llama.cpp's converter was killed or failed for another reason.
         DiskSpaceError: the disk became full.
     """
     adapter = _open(adapter_folder, base)
@@ -63,7 +67,7 @@ class _AdapterConversion(ConverterProcess):
         super().__init__(command, outfile, adapter.folder)
         self._adapter = adapter
 
-    def _finish(self) -> bool:
+    def _finish(self) -> None:
         """See that every product is in the file: the converter leaves out what it does not know of some families.
 
         It may split products, join them and reorder their rows: the number of values in all B stays.
@@ -84,7 +88,13 @@ class _AdapterConversion(ConverterProcess):
             raise LoraNotExpressible(
                 f"a LoRA GGUF is in float16; {overflown[0]} of {self._adapter.folder} has values over 65,504."
             )
-        return False
+
+    def _explain(self, status: int, output: str) -> PipelineError:
+        if status == 1 and (reason := find_line(_REFUSALS, output)):
+            return LoraNotExpressible(
+                f"a LoRA GGUF holds what llama.cpp's converter takes; it refuses {self._adapter.folder}: {reason}"
+            )
+        return super()._explain(status, output)
 
 
 def _open(adapter_folder: Path, base: Path) -> Adapter:

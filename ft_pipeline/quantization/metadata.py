@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.summary import Scalar
 
 _HUB = "https://huggingface.co/"
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PREFIX = "ft_pipeline."
 # llama.cpp's quantizer takes texts of 127 bytes at most.
 _MOST_BYTES = 127
@@ -50,7 +50,7 @@ class Provenance(BaseModel):
     @property
     def hub_base(self) -> str | None:
         """The base's name on the Hub; None for a folder."""
-        return self.base_name if self.base_revision and _HUB_NAME.match(self.base_name) else None
+        return self.base_name if self.base_revision and _HUB_NAME.fullmatch(self.base_name) else None
 
     @property
     def base_label(self) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ft_pipeline.quantization.metadata import Provenance
 from ft_pipeline.summary import Scalar
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>|#!~])")
+# Of Markdown: all that means something inside a line, in GitHub's kind too, where addresses become links by themselves.
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>|#!~&:@]|(?<=www)\.)", re.IGNORECASE)
+# Where a list or a rule would begin.
+_BLOCK = re.compile(r"^(\d+(?=\.(?:\s|$))|(?=[-+]))")
+# Of the recipe: what makes the model, and holds no paths.
+_SECTIONS = ("training", "merging", "quantization")
 # What the training says of itself that a user of the model would ask for.
 _TRAINING = {
     "held_out_loss": "loss on held-out rows (nats per token)",
@@ -21,6 +28,7 @@ _TRAINING = {
 _FILES = {
     "type": "type",
     "file": "file",
+    "parts": "parts",
     "size_bytes": "bytes",
     "predicted_bytes": "predicted",
     "bits_per_weight": "bits per weight",
@@ -33,23 +41,27 @@ def write_model_card(provenance: Provenance, files: Sequence[Mapping[str, Scalar
 
     Args:
         provenance: Where the model comes from.
-        files: A row for each quantization type: `type`, `file`, `size_bytes`, ...; the first is the published one.
+        files: A row for each quantization type: `type`, `file` (the first of its parts), `parts`, `size_bytes` (of
+            all), ...; the first is the published one.
         lora: Name of the adapter's own GGUF, if there is one.
     """
+    method = "QLoRA" if provenance.recipe.get("training", {}).get("load_in_4bit", True) else "LoRA"
     parts = [
         f"---\n{_front_matter(provenance)}\n---",
         f"# {_plain(provenance.name)}",
         _plain(provenance.description),
-        "A language model fine-tuned with QLoRA, merged, and quantized to GGUF by ft_pipeline.",
+        f"A language model fine-tuned with {method}, merged, and quantized to GGUF by ft_pipeline.",
         "## Files",
         _table(_FILES.values(), [[row.get(key) for key in _FILES] for row in files]),
+        _describe_parts(files),
         f"`{lora}` is the adapter alone, to be loaded on top of the base's own GGUF." if lora else "",
         "## How to run it",
-        _describe_use(str(files[0]["file"]), provenance.recipe.get("quantization", {}).get("ollama", False)),
+        _describe_use(files[0], provenance.recipe.get("quantization", {}).get("ollama", False)),
         "## Where it comes from",
         _table(["what", "which"], _lineage(provenance)),
         "## Training",
         _table(["figure", "value"], _figures(provenance)),
+        _describe_recipe(provenance.recipe),
         "## Limits",
         "It was trained for the task of its data and knows no more than its base beyond that. Quantizing costs some "
         "accuracy: scores of these files, beside the base's, are in the evaluation report of the run that made them.",
@@ -94,12 +106,30 @@ def _figures(provenance: Provenance) -> list[list[Scalar]]:
     return rows
 
 
-def _describe_use(file: str, has_modelfile: bool) -> str:
+def _describe_recipe(recipe: Mapping[str, Any]) -> str:
+    said = {name: recipe[name] for name in _SECTIONS if name in recipe}
+    # In JSON no line begins with backticks, which would end the block.
+    return f"```json\n{json.dumps(said, indent=2)}\n```" if said else ""
+
+
+def _describe_parts(files: Sequence[Mapping[str, Scalar]]) -> str:
+    if all(row.get("parts") == 1 for row in files):
+        return ""
+    return (
+        "Of a type in several parts the first is named; all of them must lie in one folder, and programs are given the "
+        "first."
+    )
+
+
+def _describe_use(published: Mapping[str, Scalar], has_modelfile: bool) -> str:
+    file = str(published["file"])
+    is_one = published.get("parts") == 1
+    studio = f"`lms import {file}`" if is_one else "copy all parts to `~/.lmstudio/models/NAME/MODEL/`"
     lines = [
         "| runtime | command |",
         "| --- | --- |",
         f"| llama.cpp | `llama-server -m {file} --jinja` |",
-        f"| LM Studio | `lms import {file}` |",
+        f"| LM Studio | {studio} |",
         f'| llama-cpp-python | `Llama(model_path="{file}").create_chat_completion(messages)` |',
     ]
     if has_modelfile:
@@ -121,4 +151,4 @@ def _say(value: Scalar) -> str:
 
 def _plain(text: str) -> str:
     """One line of text in which nothing is Markdown or HTML."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split())).replace("---", "\\---")
+    return _BLOCK.sub(r"\1\\", _MARKDOWN.sub(r"\\\1", " ".join(text.split())))

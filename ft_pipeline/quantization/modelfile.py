@@ -85,6 +85,8 @@ def write_go_template(turns: TurnFormat, *, adds_bos: bool) -> str:
 def find_stops(turns: TurnFormat, special_tokens: Sequence[str], eos: str) -> list[str]:
     """The special tokens of a template's turns, the one that ends an answer first, and EOS; never BOS or a blank.
 
+    Nor are those among them that the model has to write before its answer: it would be stopped before its first word.
+
     Args:
         turns: The trained template.
         special_tokens: Those that no answer may hold. Line breaks are tokens of their own for some models, and stop
@@ -95,6 +97,7 @@ def find_stops(turns: TurnFormat, special_tokens: Sequence[str], eos: str) -> li
     if turns.system:
         texts += [turns.system.prefix, turns.system.suffix]
     found = [token for text in texts for token in _in_order(text, special_tokens)]
+    found = [token for token in found if not any(token in opening for opening in turns.openings)]
     return [stop for stop in dict.fromkeys([*found, eos]) if stop.strip() and stop != turns.bos]
 
 

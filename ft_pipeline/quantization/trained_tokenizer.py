@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
-from ft_pipeline.datasets.rendering import TEMPLATE_DATE
+from ft_pipeline.datasets.rendering import TEMPLATE_DATE, template_failures
 from ft_pipeline.errors import ConversionError
 
 _PROBE = "sentinel"
@@ -27,12 +25,9 @@ class TrainedTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._tokenizer = _load_tokenizer(folder)
-        self.template: str = self._tokenizer.get_chat_template() if self._tokenizer.chat_template else ""
-        if not self.template:
-            raise ConversionError(
-                f"a GGUF carries the trained chat template; {folder} has none. Save it with the model."
-            )
+        self.template = self._find_template()
         self.bos_id: int | None = self._tokenizer.bos_token_id
         self.eos_id: int | None = self._tokenizer.eos_token_id
         ids = self._tokenizer(_PROBE)["input_ids"]
@@ -79,14 +74,21 @@ class TrainedTokenizer:
         """The chat template's text of a conversation.
 
         Raises:
-            TemplateError: the template does not take such a conversation.
+            ConversionError: the template does not take such a conversation.
         """
-        text: str = self._tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            strftime_now=lambda _format: TEMPLATE_DATE,
-        )
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                strftime_now=lambda _format: TEMPLATE_DATE,
+            )
+        except template_failures() as err:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ConversionError(
+                f"the chat template must render a conversation of {roles}; that of {self._folder} does not: {err!r}. "
+                "Leave such conversations out, or fix the template."
+            ) from err
         return text
 
     def encode(self, text: str) -> list[int]:
@@ -109,9 +111,22 @@ class TrainedTokenizer:
         """Whether the template renders such a conversation."""
         try:
             self.render(messages, add_generation_prompt=False)
-        except (TemplateError, TypeError):
+        except ConversionError:
             return False
         return True
+
+    def _find_template(self) -> str:
+        try:
+            template: str = self._tokenizer.get_chat_template() if self._tokenizer.chat_template else ""
+        except ValueError as err:  # named ones, and none of them for conversations without tools
+            raise ConversionError(
+                f"a GGUF carries one chat template; {self._folder} has several and none named 'default'. Name it so."
+            ) from err
+        if not template:
+            raise ConversionError(
+                f"a GGUF carries the trained chat template; {self._folder} has none. Save it with the model."
+            )
+        return template
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -119,5 +134,5 @@ def _load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as err:
+    except Exception as err:
         raise ConversionError(f"the tokenizer of {folder} does not load: {err}") from err

@@ -6,11 +6,12 @@ Jinja source looks like. Templates that do more than that are refused, never app
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from jinja2 import TemplateError
+from ft_pipeline.datasets.rendering import count_common, template_failures
+from ft_pipeline.errors import ConversionError
 
 Messages = Sequence[tuple[str, str]]
 
@@ -34,6 +35,7 @@ _PROBES: tuple[Messages, ...] = (
     tuple((role, f"{role} {turn}") for turn in range(4) for role in ("user", "assistant"))[:-1],
 )
 _PROBE_SYSTEMS = ("seven\neight", "\n \nnine\n \n", '<|im_end|> {{ "ten" }}')
+_SHOWN = 40
 _THOUGHT = "<think>\nfirst\n</think>"
 
 
@@ -88,6 +90,7 @@ class TurnFormat:
         user_to_assistant: Between a user's text and the answer.
         assistant_to_user: Between an answer and the next user's text.
         end: After the last user's text: the end of the turn and what makes the model answer.
+        openings: What the model writes itself before the text of an answer: as earlier answers show it, and the last.
         system: None if the template takes no system message.
         drops_system: It leaves a system message out without a word.
         trims: By role: the blanks that the template strips from a text.
@@ -101,6 +104,7 @@ class TurnFormat:
     assistant_to_user: str
     end: str
     system: SystemFormat | None
+    openings: tuple[str, ...] = ()
     drops_system: bool = False
     trims: Mapping[str, Trim] = field(default_factory=dict)
     forgets_thoughts: bool = False
@@ -123,6 +127,15 @@ class TurnFormat:
                 asked = True
         return text
 
+    def covers(self, messages: Messages) -> bool:
+        """Whether a conversation is of those that this speaks of."""
+        has_system = messages[0][0] == "system" and (self.system is not None or self.drops_system)
+        roles = [role for role, _ in messages[has_system:]]
+        if roles != [("user", "assistant")[turn % 2] for turn in range(len(roles))] or roles[-1:] != ["user"]:
+            return False
+        thinks = any("think>" in text for role, text in messages if role == "assistant")
+        return all(text.strip() for _, text in messages) and not (thinks and self.forgets_thoughts)
+
     def _find_system(self, messages: Messages) -> str | None:
         role, content = messages[0]
         if role != "system" or self.system is None or (self.system.ignores_empty and not content):
@@ -135,34 +148,35 @@ class TurnFormat:
 
     def _ask_with_system(self, system: str, content: str, asked: bool) -> str:
         assert self.system is not None  # noqa: S101 - asked for where there is one
-        before = (self.system.after_answer if asked else None) or self.system.prefix
-        return before + system + self.system.suffix + self._trim(AFTER_SYSTEM, content)
+        before = self.system.after_answer if asked else self.system.prefix
+        return (before or "") + system + self.system.suffix + self._trim(AFTER_SYSTEM, content)
 
     def _trim(self, role: str, content: str) -> str:
         return self.trims[role](content) if role in self.trims else content
 
 
-def derive_turn_format(render: Render, bos: str) -> TurnFormat:
+def derive_turn_format(render: Render, bos: str, prompts: Iterable[Messages] = ()) -> TurnFormat:
     """Find a template's shape, and see that it reproduces the template on other conversations.
 
     Args:
         render: The chat template.
         bos: The BOS token's text, empty if there is none.
+        prompts: Conversations that it must reproduce as well, as far as it speaks of them (`TurnFormat.covers`).
 
     Raises:
         TemplateShapeError: the template is not of this shape.
     """
-    try:
-        found = _derive(render, bos)
-        found = _find_trims(found, render)
-        found = replace(found, forgets_thoughts=_find_forgetting(found, render))
-        for probe in _PROBES:
-            _require_same(found, render, probe)
-            if found.system or found.drops_system:
-                for system in _PROBE_SYSTEMS:
-                    _require_same(found, render, (("system", system), *probe))
-    except (TemplateError, TypeError) as err:
-        raise TemplateShapeError(f"it does not render a plain conversation: {err}") from err
+    found = _derive(render, bos)
+    found = _find_trims(found, render)
+    found = replace(found, forgets_thoughts=_find_forgetting(found, render), openings=_find_openings(found, render))
+    for probe in _PROBES:
+        _require_same(found, render, probe)
+        if found.system or found.drops_system:
+            for system in _PROBE_SYSTEMS:
+                _require_same(found, render, (("system", system), *probe))
+    for prompt in prompts:
+        if found.covers(prompt):
+            _require_same(found, render, prompt)
     return found
 
 
@@ -183,7 +197,7 @@ def _derive(render: Render, bos: str) -> TurnFormat:
     )
     try:
         text = _apply(render, (("system", _SYSTEM), *_ONE))
-    except (TemplateError, TypeError):
+    except TemplateShapeError:
         return found  # the template refuses system messages
     if _SYSTEM not in text:
         return replace(found, drops_system=True)
@@ -247,14 +261,29 @@ def _find_forgetting(found: TurnFormat, render: Render) -> bool:
     raise TemplateShapeError("it rewrites the <think> blocks of earlier answers, other than leaving them out")
 
 
-def _apply(render: Render, messages: Messages) -> str:
-    return render([{"role": role, "content": text} for role, text in messages], add_generation_prompt=True)
+def _find_openings(found: TurnFormat, render: Render) -> tuple[str, ...]:
+    answered = _cut(_apply(render, _DIALOGUE[:2], asks=False), _ASK, _ANSWER)[1]
+    openings = [text[count_common(text, found.end) :] for text in (found.user_to_assistant, answered)]
+    return tuple(dict.fromkeys(opening for opening in openings if opening))
+
+
+def _apply(render: Render, messages: Messages, *, asks: bool = True) -> str:
+    failures: tuple[type[Exception], ...] = (ConversionError, *template_failures())
+    try:
+        return render([{"role": role, "content": text} for role, text in messages], add_generation_prompt=asks)
+    except failures as err:
+        raise TemplateShapeError(f"it does not render a plain conversation: {err}") from err
 
 
 def _require_same(found: TurnFormat, render: Render, probe: Messages) -> None:
-    if found.render(probe) != _apply(render, probe):
+    ours, theirs = found.render(probe), _apply(render, probe)
+    if ours != theirs:
         roles = ", ".join(role for role, _ in probe)
-        raise TemplateShapeError(f"it renders a conversation of {roles} otherwise than with fixed texts in between")
+        place = count_common(ours, theirs)
+        raise TemplateShapeError(
+            f"it renders a conversation of {roles} otherwise than with fixed texts in between: "
+            f"{theirs[place : place + _SHOWN]!r}, not {ours[place : place + _SHOWN]!r}"
+        )
 
 
 def _cut(text: str, *marks: str) -> list[str]:

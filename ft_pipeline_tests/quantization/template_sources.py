@@ -105,6 +105,8 @@ def _mistral(place: str, opening: str, close: str, answer: str) -> str:
 MISTRAL_V1 = _mistral("first", " [INST] ", " [/INST]", "' ' + m['content'] | trim")
 MISTRAL_V3 = _mistral("last", "[INST] ", "[/INST]", "' ' + m['content'] | trim")
 MISTRAL_NEMO = _mistral("last", "[INST]", "[/INST]", "m['content']")
+# No model's: nothing stands between an answer and what follows it.
+MISTRAL_BARE = MISTRAL_NEMO.replace("[INST]", "").replace(" + eos_token", "")
 # The first Mistral 7B Instruct v0.1 took no system message.
 MISTRAL_V0 = """\
 {{ bos_token }}{% for m in messages %}\
@@ -210,17 +212,34 @@ DEEPSEEK_R1 = """\
 {% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}\
 {{ '<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}\
 {% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"""
-# SmolLM3 strips the system message behind, and answers before, and has a system turn of its own with a date.
+# SmolLM3 strips the system message behind, and answers before, and has a system turn of its own with a date. It looks
+# for a word in the system message.
 SMOLLM3 = """\
 {%- set date = 'Today Date: ' + strftime_now("%d %B %Y") %}
-{%- if messages[0]['role'] == 'system' %}{% set custom = messages[0]['content'].rstrip() %}
+{%- set empty = '' %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- if '/no_think' in messages[0]['content'] %}{% set empty = '<think>\\n\\n</think>\\n' %}{% endif %}
+    {%- set custom = messages[0]['content'].replace('/no_think', '').rstrip() %}
 {%- else %}{% set custom = 'You are a helpful AI assistant named SmolLM.' %}{% endif %}
-{{- '<|im_start|>system\\n## Metadata\\n\\n' + date + '\\n\\n## Custom Instructions\\n\\n' + custom + '\\n\\n' }}
-{{- '<|im_end|>\\n' }}
+{{- '<|im_start|>system\\n## Metadata\\n\\n' + date }}
+{{- '\\nReasoning Mode: ' + ('/no_think' if empty else '/think') }}
+{{- '\\n\\n## Custom Instructions\\n\\n' + custom + '\\n\\n<|im_end|>\\n' }}
 {%- for m in messages %}
     {%- if m.role == 'user' %}{{- '<|im_start|>user\\n' + m.content + '<|im_end|>\\n' }}
     {%- elif m.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n' + m.content.lstrip('\\n') + '<|im_end|>\\n' }}
+        {{- '<|im_start|>assistant\\n' + empty + m.content.lstrip('\\n') + '<|im_end|>\\n' }}
     {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n' }}{% endif %}"""
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' + empty }}{% endif %}"""
+# gpt-oss: the model itself writes the channel and the mark before an answer.
+HARMONY = """\
+{{- '<|start|>system<|message|>You are ChatGPT.<|end|>' }}
+{%- for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + m.content }}
+        {{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}
+    {%- else %}
+        {{- '<|start|>' + ('developer' if m.role == 'system' else m.role) + '<|message|>' + m.content + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{% endif %}"""

@@ -14,9 +14,11 @@ from ft_pipeline_tests.quantization.template_sources import (
     DEMO,
     GEMMA2,
     GEMMA3,
+    HARMONY,
     LLAMA2,
     LLAMA3,
     LLAMA31,
+    MISTRAL_BARE,
     MISTRAL_NEMO,
     MISTRAL_SMALL,
     MISTRAL_V0,
@@ -81,6 +83,7 @@ FAMILIES = {
     "Mistral v0.2": Family(MISTRAL_V1),
     "Mistral v0.3": Family(MISTRAL_V3),
     "Mistral Nemo": Family(MISTRAL_NEMO),
+    "Mistral, bare": Family(MISTRAL_BARE),
     "Mistral Small 3": Family(MISTRAL_SMALL),
     "Gemma 2": Family(GEMMA2, "<bos>", "<eos>", takes_system=False),
     "Gemma 3": Family(GEMMA3, "<bos>", "<eos>"),
@@ -93,6 +96,7 @@ FAMILIES = {
     "DeepSeek Coder": Family(DEEPSEEK_CODER, "<｜begin▁of▁sentence｜>", "<|EOT|>"),
     "DeepSeek R1": Family(DEEPSEEK_R1, "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     "SmolLM3": Family(SMOLLM3, bos="", eos="<|im_end|>"),
+    "gpt-oss": Family(HARMONY, bos="", eos="<|return|>"),
 }
 
 # What no fixed texts between the messages can say, and why.
@@ -135,5 +139,13 @@ REFUSED = {
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no answers') }}{% endif %}"
         "{{ m['content'] }}{% endfor %}",
         "it does not render a plain conversation: no answers",
+    ),
+    "looks for a word": (
+        CHATML.replace("m['content']", "m['content'][m['content'].index('Q: '):]"),
+        "it does not render a plain conversation: substring not found",
+    ),
+    "divides by nothing": (
+        CHATML.replace("m['content']", "m['content'] * (1 // (loop.length - 1))"),
+        "it does not render a plain conversation: .* by zero",
     ),
 }

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import resource
+import re
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ft_pipeline.errors import ConversionError, DiskSpaceError, EnvironmentMismatch
 from ft_pipeline.quantization.convert import Conversion, check_converter, default_converter
+from ft_pipeline.quantization.gguf_header import count_bytes
 from ft_pipeline.quantization.llama_library import open_vocabulary
-from ft_pipeline.quantization.parity import build_references, compare_tokens
+from ft_pipeline.quantization.parity import compare_tokens
+from ft_pipeline.quantization.references import build_references
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline.quantization.vocabulary import repair_vocabulary
 from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
+from ft_pipeline_tests.quantization.file_limit import file_limit
 from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
 
 # A converter's beginning: half a file.
@@ -65,6 +67,16 @@ def test_shows_the_last_lines_of_an_unforeseen_failure(model: Path, tmp_path: Pa
         conversion.wait()
 
 
+def test_does_not_take_another_refusal_for_an_unknown_architecture(model: Path, tmp_path: Path) -> None:
+    said = "The rope scaling type linear is not supported yet"
+    tree = make_converter(tmp_path / "tree", f"raise NotImplementedError({said!r})\n")
+    with (
+        Conversion(model, tmp_path / "out.gguf", "demo", tree) as conversion,
+        pytest.raises(ConversionError, match=rf"(?s)exit status 1\. Its last lines:\n.*{said}"),
+    ):
+        conversion.wait()
+
+
 def test_ends_the_converter_when_the_caller_is_stopped(model: Path, tmp_path: Path) -> None:
     tree = make_converter(tmp_path / "tree", "import time\ntime.sleep(60)\n")
     conversion = Conversion(model, tmp_path / "out.gguf", "demo", tree)
@@ -78,7 +90,11 @@ def test_ends_the_converter_when_the_caller_is_stopped(model: Path, tmp_path: Pa
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", ConversionError, "was killed by SIGKILL while it converted .*model"),
         ("sys.exit('on fire')", ConversionError, "failed on .*model with exit status 1"),
-        ("raise OSError(28, os.strerror(28))", DiskSpaceError, r"must hold out\.gguf; .* \([0-9,]+ bytes are free\)"),
+        (
+            "raise OSError(28, os.strerror(28))",
+            DiskSpaceError,
+            r"must hold out\.gguf; .* 'OSError: .*'; [0-9,]+ bytes of the",
+        ),
     ],
     ids=["killed", "failed", "disk-full"],
 )
@@ -103,15 +119,47 @@ def test_a_stop_while_the_converter_works_ends_it_and_leaves_no_half_file(model:
     assert not outfile.exists()
 
 
-def test_a_disk_that_takes_no_more_is_told_from_what_the_converter_says(model: Path, tmp_path: Path) -> None:
-    outfile = tmp_path / "out.gguf"
-    with (
-        pytest.raises(DiskSpaceError, match=r"the disk must hold out\.gguf; it became full"),
-        _file_limit(200_000),
-        Conversion(model, outfile, "demo", default_converter()) as conversion,
-    ):
+@pytest.fixture(scope="module")
+def cut_off(model: Path, f16: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    """What is told of files that lack so many bytes; the converter's runs go side by side."""
+    folder, messages = tmp_path_factory.mktemp("cut"), {}
+    with ExitStack() as stack:
+        runs = {}
+        for missing in (5, 500, 3000, 1_000_000):
+            with file_limit(f16.stat().st_size - missing):  # of the same name, so it is as long
+                run = Conversion(model, folder / f"{missing}.gguf", "demo", default_converter())
+                runs[missing] = stack.enter_context(run)
+        for missing, run in runs.items():
+            with pytest.raises(DiskSpaceError) as refusal:
+                run.wait()
+            messages[missing] = str(refusal.value)
+    assert not list(folder.iterdir())
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        (5, r"[0-9,]+ of its [0-9,]+ bytes are there; [0-9,]+ bytes of the disk are free"),
+        (500, r"[0-9,]+ of its [0-9,]+ bytes are there"),
+        (3000, "the converter says '.* requested and .* written'"),
+        (1_000_000, "the converter says '.* requested and .* written'"),
+    ],
+)
+def test_a_file_that_the_disk_cuts_off_is_told_and_not_kept(missing: int, reason: str, cut_off: dict[int, str]) -> None:
+    place = rf"the disk must hold {missing}\.gguf; it, or a quota or limit on file sizes \(ulimit -f\), became full"
+    assert re.search(rf"{place} .*: {reason}", cut_off[missing])
+
+
+def test_knows_from_the_header_how_long_a_file_must_be(model: Path, f16: Path, tmp_path: Path) -> None:
+    vocabulary, cut = tmp_path / "vocabulary.gguf", tmp_path / "cut.gguf"
+    with Conversion(model, vocabulary, "demo", default_converter(), vocab_only=True) as conversion:
         conversion.wait()
-    assert not outfile.exists()
+    assert count_bytes(vocabulary) == vocabulary.stat().st_size
+    assert count_bytes(f16) == f16.stat().st_size
+    cut.write_bytes(vocabulary.read_bytes()[:-5])
+    with pytest.raises(ConversionError, match=r"cut\.gguf must be a whole GGUF, and ends within its header"):
+        count_bytes(cut)
 
 
 def test_a_model_in_bfloat16_stays_in_it(model: Path, tmp_path: Path) -> None:
@@ -160,17 +208,6 @@ def test_leaves_a_vocabulary_with_scores_alone(f16: Path, model: Path, tmp_path:
 def test_keeps_the_trained_template(f16: Path, trained: TrainedTokenizer) -> None:
     with open_vocabulary(f16) as vocabulary:
         assert vocabulary.chat_template == trained.template
-
-
-@contextmanager
-def _file_limit(size_bytes: int) -> Iterator[None]:
-    """Files end there, also those of processes that are started meanwhile: a full disk, for one size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _undo_repair(source: Path, target: Path) -> Path:

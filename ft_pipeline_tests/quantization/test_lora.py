@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ft_pipeline.errors import ConversionError, DiskSpaceError
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.lora import LoraNotExpressible, convert_adapter
 from ft_pipeline.quantization.runtime_files import write_lora
 from ft_pipeline_tests.merging.tiny_adapter import make_adapter, make_base
+from ft_pipeline_tests.quantization.file_limit import file_limit
 from ft_pipeline_tests.quantization.provenance import SAID_OF_ORIGIN, make_provenance
 from ft_pipeline_tests.quantization.vocabularies import make_sentencepiece_base
 from ft_pipeline_tests.tiny_model import make_tokenizer
 
+REPORTER = LogReporter(logging.getLogger("lora"))
 IDS = [1, *range(10, 40)]
 _SAVES_THE_HEAD = pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
 
@@ -117,7 +120,7 @@ def test_what_it_cannot_hold_is_told_and_not_written(
     adapter, outfile = make_adapter(tmp_path / "adapter", base, **lora), tmp_path / "lora.gguf"
     with pytest.raises(LoraNotExpressible, match=reason):
         convert_adapter(adapter, base, outfile, default_converter())
-    assert not write_lora(adapter, base, outfile, None, None, LogReporter(logging.getLogger("lora")))
+    assert not write_lora(adapter, base, outfile, None, None, REPORTER)
     assert "the adapter alone is not shipped as a GGUF: a LoRA GGUF" in caplog.text
     assert not outfile.exists()
 
@@ -147,6 +150,60 @@ def test_what_float16_does_not_hold_is_told_and_not_written(base: Path, tmp_path
     with pytest.raises(LoraNotExpressible, match=r"blk\.0\..*lora_a of .*adapter has values over 65,504"):
         convert_adapter(adapter, base, tmp_path / "lora.gguf", default_converter())
     assert not (tmp_path / "lora.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "raise NotImplementedError",
+        "raise ValueError('Can not map tensor x')",
+        "sys.exit('ERROR:lora-to-gguf:Model X is not supported')",
+    ],
+)
+def test_an_adapter_that_the_converter_does_not_take_is_told(
+    words: str, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter, tree = make_adapter(tmp_path / "adapter", base), _make_tree(tmp_path, words)
+    assert not write_lora(adapter, base, tmp_path / "lora.gguf", None, tree, REPORTER)
+    assert "not shipped as a GGUF: a LoRA GGUF holds what llama.cpp's converter takes; it refuses" in caplog.text
+    assert not (tmp_path / "lora.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("import no_such_module", "(?s)exit status 1.*ModuleNotFoundError"),
+        ("sys.exit(0)", "exit status 0"),
+    ],
+    ids=["killed", "broken", "nothing-written"],
+)
+def test_a_converter_that_is_killed_or_broken_ends_the_stage(
+    words: str, reason: str, base: Path, tmp_path: Path
+) -> None:
+    adapter, tree = make_adapter(tmp_path / "adapter", base), _make_tree(tmp_path, words)
+    with pytest.raises(
+        ConversionError, match=rf"{reason}(?s:.*)quantization\.lora_gguf: false ships the model without"
+    ):
+        write_lora(adapter, base, tmp_path / "lora.gguf", None, tree, REPORTER)
+    assert not (tmp_path / "lora.gguf").exists()
+
+
+def test_a_file_that_the_disk_cuts_off_ends_the_stage(base: Path, tmp_path: Path) -> None:
+    adapter, outfile = make_adapter(tmp_path / "adapter", base), tmp_path / "lora.gguf"
+    assert write_lora(adapter, base, outfile, None, None, REPORTER)
+    size = outfile.stat().st_size
+    for missing in (5, 500, 3000):
+        with pytest.raises(DiskSpaceError, match=r"must hold lora\.gguf"), file_limit(size - missing):
+            write_lora(adapter, base, outfile, None, None, REPORTER)
+        assert not outfile.exists()
+
+
+def _make_tree(folder: Path, words: str) -> Path:
+    tree = folder / "tree"
+    tree.mkdir()
+    (tree / "convert_lora_to_gguf.py").write_text(f"import os, signal, sys\n{words}\n", encoding="utf-8")
+    return tree
 
 
 def _convert(base: Path, gguf: Path) -> Base:

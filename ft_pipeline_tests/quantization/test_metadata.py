@@ -61,6 +61,11 @@ def test_no_folder_of_the_machine_gets_into_the_metadata() -> None:
     assert converter_metadata(provenance)["general.base_models"] == [{"name": "base", "version": "b" * 24}]
 
 
+@pytest.mark.parametrize("name", ["org/model\n", "org/model\nlicense: mit", "örg/model", "org/model/file", "model"])
+def test_what_is_no_name_of_the_hub_is_no_link_to_it(name: str) -> None:
+    assert make_provenance(base_name=name).hub_base is None
+
+
 def test_lineage_fits_into_what_the_quantizer_takes() -> None:
     keys = lineage_keys(make_provenance(base_identity="ü" * 100))
     assert keys["ft_pipeline.base"] == "ü" * 63

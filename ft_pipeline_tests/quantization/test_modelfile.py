@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.quantization.modelfile import find_stops, write_go_template, write_modelfile
+from ft_pipeline.quantization.runtime_files import describe_for_ollama, warn_of_context
+from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline.quantization.turns import AFTER_SYSTEM, SystemFormat, TemplateShapeError, TurnFormat
+from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline_tests.quantization.ollama_parser import parse_modelfile
-from ft_pipeline_tests.quantization.template_sources import CHATML
+from ft_pipeline_tests.quantization.template_sources import CHATML, SMOLLM3
 from ft_pipeline_tests.quantization.templates import FAMILIES, REFUSED, Family
+from ft_pipeline_tests.tiny_model import make_tokenizer
+
+_ASKED = [{"role": "user", "content": "what is the sky"}, {"role": "assistant", "content": "blue"}]
 
 
 def turns_of(name: str) -> TurnFormat:
@@ -69,6 +79,13 @@ def test_finds_that_an_answer_begins_otherwise_than_it_is_asked_for() -> None:
     turns = turns_of("DeepSeek R1")
     assert (turns.user_to_assistant, turns.end) == ("<｜Assistant｜>", "<｜Assistant｜><think>\n")
     assert turns.forgets_thoughts
+
+
+def test_finds_that_nothing_stands_between_an_answer_and_a_later_system_message() -> None:
+    turns = turns_of("Mistral, bare")
+    assert turns.system == SystemFormat("<s>", "\n\n", after_answer="")
+    talk = [("system", "b"), ("user", "1"), ("assistant", "2"), ("user", "3")]
+    assert turns.render(talk) == "<s>1[/INST]2b\n\n3[/INST]"
 
 
 def test_finds_that_an_empty_system_message_is_none() -> None:
@@ -144,6 +161,19 @@ def test_stops_at_the_end_of_an_answer_first() -> None:
     assert find_stops(turns_of("Mistral Nemo"), special, "</s>") == ["</s>", "[INST]", "[/INST]"]
 
 
+def test_does_not_stop_at_what_the_model_writes_before_its_answer() -> None:
+    special = ["<|return|>", "<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
+    assert turns_of("gpt-oss").openings == ("<|channel|>final<|message|>",)
+    assert find_stops(turns_of("gpt-oss"), special, "<|return|>") == ["<|end|>", "<|start|>", "<|return|>"]
+
+
+def test_does_not_stop_at_what_only_the_last_answer_begins_with() -> None:
+    family = FAMILIES["Qwen3"]
+    special = ["<|im_end|>", "<|im_start|>", "<think>", "</think>"]
+    assert family.turns().openings == ("<think>\n\n</think>\n\n",)
+    assert find_stops(family.turns(), special, family.eos) == ["<|im_end|>", "<|im_start|>"]
+
+
 def test_does_not_stop_at_a_line_break_that_is_a_token() -> None:
     special = ["<bos>", "<eos>", "\n", "<start_of_turn>", "<end_of_turn>"]
     assert find_stops(turns_of("Gemma 2"), special, "<eos>") == ["<end_of_turn>", "<start_of_turn>", "<eos>"]
@@ -214,6 +244,52 @@ def test_spells_what_ollamas_parser_would_drop() -> None:
 def test_refuses_what_a_modelfile_cannot_hold(name: str, system: str | None, stop: str, reason: str) -> None:
     with pytest.raises(ConversionError, match=reason):
         write_modelfile("demo.gguf", turns_of(name), [stop], 512, adds_bos=True, system=system)
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "conversations", "shown"),
+    [
+        (SMOLLM3, "Be brief. /no_think", [], "no_think.*, not 'think"),
+        (SMOLLM3, None, [[{"role": "system", "content": "/no_think"}, *_ASKED]], "no_think.*, not 'think"),
+        (CHATML.replace("m['content']", "m['content'].replace('sky', 'sea')"), None, [_ASKED], "'ea<.*, not 'ky<"),
+        (CHATML.replace("m['content']", "m['content'].replace('🇫', '')"), None, [], "'<|im_end|>.*, not '🇫"),
+    ],
+    ids=["the-recipe's-system-message", "a-system-message-of-the-data", "a-question-of-the-data", "a-built-in-one"],
+)
+def test_refuses_a_template_that_looks_at_what_a_text_says(
+    template: str, system: str | None, conversations: list[list[dict[str, str]]], shown: str, tmp_path: Path
+) -> None:
+    make_tokenizer(tmp_path, template)
+    settings = QuantizationSection(system=system)
+    with pytest.raises(
+        ConversionError, match=rf"TEMPLATE must .*otherwise than with fixed texts in between: .*{shown}"
+    ):
+        describe_for_ollama(TrainedTokenizer(tmp_path), settings, ["a.gguf"], conversations, adds_bos=True)
+
+
+def test_takes_a_template_that_looks_for_what_nobody_says(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, SMOLLM3)
+    settings, trained = QuantizationSection(system="Be brief."), TrainedTokenizer(tmp_path)
+    text = describe_for_ollama(trained, settings, ["a.gguf"], [_ASKED, _ASKED[1:]], adds_bos=True)
+    assert ("system", "Be brief.") in parse_modelfile(text)
+
+
+def test_takes_a_template_that_leaves_the_thoughts_of_earlier_answers_out(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, FAMILIES["Qwen3"].source)
+    talk = [*_ASKED[:1], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nblue"}, *_ASKED]
+    settings, trained = QuantizationSection(), TrainedTokenizer(tmp_path)
+    assert "range" in describe_for_ollama(trained, settings, ["a.gguf"], [talk], adds_bos=True)
+
+
+@pytest.mark.parametrize(("base", "told"), [(0, False), (4096, False), (4095, True)])
+def test_tells_of_more_context_than_the_base_has(base: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_context(QuantizationSection(context_tokens=4096), base, LogReporter(logging.getLogger("context")))
+    assert ("made for 4,095 tokens of context, and the Modelfile will ask for 4,096" in caplog.text) == told
+
+
+def test_does_not_tell_of_the_context_of_a_modelfile_that_there_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_context(QuantizationSection(ollama=False), 512, LogReporter(logging.getLogger("context")))
+    assert not caplog.text
 
 
 _PLAIN = TurnFormat("", "", "", "", "", SystemFormat("", ""))
