@@ -174,7 +174,10 @@ def _show_memory(name: str, sections: list[Section]) -> list[str]:
 
 
 def _name_machine(machine: dict[str, Any]) -> str:
-    return f"{machine['cores']} cores ({machine['cpu']}), {machine['ram_gib']} GiB, GPU: {machine['gpu'] or 'none'}"
+    # Without (PYTHONDONTWRITEBYTECODE) every process compiles what it imports: ten seconds more for torch and the like.
+    bytecode = "" if machine["keeps_bytecode"] else ", no bytecode kept"
+    gpu = machine["gpu"] or "none"
+    return f"{machine['cores']} cores ({machine['cpu']}), {machine['ram_gib']} GiB, GPU: {gpu}{bytecode}"
 
 
 def find_section(sections: list[Section], job: Job) -> Section:

@@ -220,6 +220,7 @@ def describe_machine(_job: Job) -> dict[str, Any]:
         "ram_gib": round(int(memory.split()[1]) / 2**20),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "llama_cpp": _describe_llama(),
+        "keeps_bytecode": not sys.dont_write_bytecode,
         "versions": {"python": platform.python_version()} | {name: _find_version(name) for name in _PACKAGES},
     }
 
