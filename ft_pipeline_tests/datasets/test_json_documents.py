@@ -103,7 +103,7 @@ def test_what_stands_behind_an_array_is_read_or_a_fault(
 def test_a_document_of_broken_rows_does_not_cost_their_square(name: str, style: str) -> None:
     opening, between, closing = _STYLES[style]
     text = opening + between.join([_BROKEN[name]] * 20_000) + closing
-    started = time.monotonic()
+    started = time.process_time()
     records = read_records("json", text)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert 20_000 <= len(faults(records)) <= 20_001
