@@ -14,17 +14,12 @@ from safetensors import SafetensorError, safe_open
 
 from ft_pipeline.errors import ConversionError
 from ft_pipeline.merging.adapter_config import CONFIG_FILE, LoraConfig, read_adapter_config
-from ft_pipeline.merging.names import find_names
+from ft_pipeline.merging.names import find_names, locate
 from ft_pipeline.merging.shards import Shards
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_KEY = re.compile(
-    r"^(?P<module>.+)\.(?:lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?"
-    r"|(?P<bias>lora_B\.bias)|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)$"
-)
-# Values that are made float32 at once.
-_BLOCK_VALUES = 1 << 20
+# safetensors' names.
+_FLOATS = ("F16", "BF16", "F32", "F64")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 _SHOWN = 5
 
@@ -45,7 +40,8 @@ class Update:
         transposed: The base's tensor is (B A)^T: embeddings, and layers of the kind `fan_in_fan_out`.
         is_embedding: Rows are looked up, not multiplied with.
         added: Key of a vector to add (the bias of LoRA's B).
-        untrained: A factor is all zero, as it is before training (B; of an embedding, A), and nothing else changes.
+        untrained: LoRA's B (of an embedding, A) is all zero, as it is before training. DoRA's magnitudes are then the
+            norms of what it was trained on: rounded to NF4, these are not the base's.
     """
 
     shape: tuple[int, ...]
@@ -150,7 +146,7 @@ def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
     names = find_names(adapter.updates, base.shapes)
     is_transposed = _find_transposed(adapter, base, names)
     fitted: dict[str, Update] = {}
-    wrong = []
+    wrong: list[str] = []
     for name, update in adapter.updates.items():
         found = names[name]
         if found is None:
@@ -163,7 +159,8 @@ def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
         if shape != update.shape:
             wrong.append(f"{found} is {shape} in the base and {adapter.updates[name].shape} in the adapter")
         if found in fitted:
-            wrong.append(f"{found} is changed twice, the second time as {name}")
+            others = [other for other in names if names[other] == found and other != name]
+            wrong.append(f"{found} is changed twice, as {others[0]} and as {name}")
         fitted[found] = update
     if wrong:
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
@@ -206,33 +203,31 @@ class _Stored:
 
 
 def _find_updates(weights: Any, config: LoraConfig, path: Path) -> dict[str, Update]:
-    parts: dict[str, dict[str, _Stored]] = {}
+    found: dict[str, dict[str, _Stored]] = {}
     for key in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
-        stored = _look_at(weights, key, path)
-        # PEFT adds the embedding itself where it is adapted or resized, and biases, as ".base_layer.".
-        name = key.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        found = _KEY.match(name)
-        if not found:
-            parts.setdefault(name, {})["whole"] = stored
-        elif found["bias"]:
-            parts.setdefault(f"{found['module']}.bias", {})["added"] = stored
-        else:
-            part = "magnitude" if found["magnitude"] else f"{found['embedding'] or ''}{found['factor']}"
-            parts.setdefault(f"{found['module']}.weight", {})[part] = stored
-    return {name: _make_update(name, found, config) for name, found in parts.items()}
+        name, part = locate(key)
+        parts = found.setdefault(name, {})
+        if part in parts:
+            raise ConversionError(
+                f"an adapter must hold each tensor once; {path} has {parts[part].key} and {key}, which are the same "
+                "one. Save it again with PEFT."
+            )
+        parts[part] = _look_at(weights, key, path)
+    return {name: _make_update(name, parts, config) for name, parts in found.items()}
 
 
 def _look_at(weights: Any, key: str, path: Path) -> _Stored:
     import torch
 
-    tensor = weights.get_tensor(key)
-    if not tensor.is_floating_point():
+    kind = weights.get_slice(key).get_dtype()
+    if kind not in _FLOATS:
         raise ConversionError(
-            f"an adapter's weights must be floating-point numbers; {key} in {path} is {tensor.dtype}. Save it again."
+            f"an adapter's weights must be floating-point numbers ({', '.join(_FLOATS)}); {key} in {path} is {kind}. "
+            "Save it again."
         )
-    # Block by block: a trained embedding can be as large as the rest of the merge's memory many times over.
-    ends = [torch.stack(torch.aminmax(block.float())) for block in tensor.reshape(-1).split(_BLOCK_VALUES)]
-    low, high = torch.stack(ends).aminmax() if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+    # As it is stored: a trained embedding in float32 would be larger than all else that a merge has in memory.
+    tensor = weights.get_tensor(key)
+    low, high = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ConversionError(
             f"an adapter's weights must be finite numbers; {key} in {path} holds NaN or infinity. Its training "
@@ -246,6 +241,11 @@ def _make_update(name: str, parts: dict[str, _Stored], config: LoraConfig) -> Up
     whole = parts["whole"].key if "whole" in parts else None
     if "added" in parts:
         added = parts["added"]
+        if not config.lora_bias:
+            raise ConversionError(
+                f"an adapter must be configured as it was trained; it holds {added.key}, and its {CONFIG_FILE} does "
+                "not say lora_bias, so PEFT leaves that out. Save it again with PEFT."
+            )
         scaling = config.resolve_scaling(module)[1]
         return Update(added.shape, whole, scaling=scaling, added=added.key, untrained=added.is_zero and not whole)
     if parts.keys() == {"whole"}:
@@ -272,7 +272,7 @@ def _make_update(name: str, parts: dict[str, _Stored], config: LoraConfig) -> Up
         magnitude=magnitude,
         transposed=is_embedding,
         is_embedding=is_embedding,
-        untrained=(a if is_embedding else b).is_zero and magnitude is None,
+        untrained=(a if is_embedding else b).is_zero,
     )
 
 

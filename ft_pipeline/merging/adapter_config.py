@@ -17,7 +17,7 @@ CONFIG_FILE = "adapter_config.json"
 # Without a say in the arithmetic of a merge; `LoraConfig` has those that have one.
 _WITHOUT_EFFECT = {
     *("peft_version", "task_type", "auto_mapping", "revision", "inference_mode", "runtime_config", "lora_dropout"),
-    *("eva_config", "qalora_group_size", "corda_config", "lora_ga_config", "loftq_config", "bias", "lora_bias"),
+    *("eva_config", "qalora_group_size", "corda_config", "lora_ga_config", "loftq_config"),
     *("ensure_weight_tying", "megatron_core"),
 }
 # Starts that change the base too (peft/tuners/lora/layer.py, *_init): the adapter belongs to that other base.
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 def _compiles(pattern: str) -> str:
     try:
-        re.compile(_as_suffix(pattern))
+        re.compile(f"({pattern})")
     except re.error as err:
         raise ValueError(f"must be a regular expression: {err}") from err
     return pattern
@@ -54,11 +54,13 @@ class LoraConfig(BaseModel):
     use_dora: bool | None = None
     fan_in_fan_out: bool | None = None
     init_lora_weights: bool | str | None = None
-    target_modules: list[str] | str | None = None
-    exclude_modules: list[str] | str | None = None
+    target_modules: list[str] | _Pattern | None = None
+    exclude_modules: list[str] | _Pattern | None = None
     layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
+    layers_pattern: list[_Pattern] | _Pattern | None = None
     modules_to_save: list[str] | None = None
+    bias: str | None = None
+    lora_bias: bool | None = None
 
     def resolve_scaling(self, module: str) -> tuple[int, float]:
         """Rank and factor of one module, as PEFT finds them (`LoraModel._create_and_replace`, `update_layer`)."""

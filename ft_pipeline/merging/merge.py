@@ -107,7 +107,8 @@ def _prepare(request: MergeRequest) -> tuple[Sources, Layout, dict[str, Any]]:
             config = untie_config(config)
     else:
         adapter = fit_adapter(adapter, base)
-    require_complete(adapter, base, (config.get("text_config") or config).get("num_hidden_layers"))
+    text = config.get("text_config") or config
+    require_complete(adapter, base, text.get("num_hidden_layers"), text.get("num_kv_shared_layers") or 0)
     quantized = find_quantized(config, base, adapter) if request.merge_base == "nf4" else set()
     sources = Sources(base, adapter, quantized, request.base_dtype or "bfloat16")
     kept = {name: shape for name, shape in base.shapes.items() if name not in dropped and not _is_derived(name, shape)}

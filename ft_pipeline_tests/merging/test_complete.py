@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,18 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["a layer", "a kind of module", "one module", "a saved module"],
 )
 def test_what_is_missing_is_named(lost: Callable[[str], bool], named: str, untied: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     adapter = make_adapter(tmp_path / "adapter", untied, modules_to_save=["lm_head"])
-    weights = adapter / "adapter_model.safetensors"
-    save_file({key: value for key, value in load_file(weights).items() if not lost(key)}, weights)
+    _lose(adapter / "adapter_model.safetensors", lost)
     with pytest.raises(ConversionError, match=named):
+        _require(adapter, open_shards(untied))
+
+
+@pytest.mark.parametrize("targets", [r".*\.(q|v)_proj", r"model\.layers\.\d+\..*(q|up)_proj|lm_head"])
+def test_targets_of_one_regular_expression_are_found_too(targets: str, untied: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter", untied, target_modules=targets)
+    _require(adapter, open_shards(untied))
+    _lose(adapter / "adapter_model.safetensors", lambda key: "1.self_attn.q_proj" in key)
+    with pytest.raises(ConversionError, match=r"lacks model\.layers\.1\.self_attn\.q_proj\. Save"):
         _require(adapter, open_shards(untied))
 
 
@@ -65,6 +70,8 @@ def test_what_is_missing_is_named(lost: Callable[[str], bool], named: str, untie
         {"target_modules": ["self_attn.q_proj", "1.mlp.up_proj"]},
         {"modules_to_save": ["lm_head", "input_layernorm"]},
         {"target_modules": ["q_proj", "no_such_module"]},
+        {"target_modules": ["q_proj", "up_proj"], "modules_to_save": ["mlp", "norm"]},
+        {"target_modules": ["model.layers.0.self_attn.q_proj", "v_proj"], "layers_to_transform": [1]},
     ],
     ids=str,
 )
@@ -95,100 +102,50 @@ def test_a_part_that_reads_images_is_left_out(untied: Path, tmp_path: Path) -> N
     require_complete(adapter, both, LAYERS)
 
 
-@pytest.mark.parametrize(
-    ("changes", "lora", "message"),
-    [
-        ({"use_dora": True}, {}, r"it says True, and those of .* are missing for \d+ outputs"),
-        ({"use_dora": False}, {"use_dora": True}, r"it says False, and those of .* are \(\d+,\) for \d+ outputs"),
-    ],
-)
-def test_magnitudes_are_there_if_the_configuration_says_dora(
-    changes: dict[str, Any], lora: dict[str, Any], message: str, untied: Path, tmp_path: Path
-) -> None:
-    adapter = _configure(make_adapter(tmp_path / "adapter", untied, **lora), changes)
-    with pytest.raises(ConversionError, match=message):
-        open_adapter(adapter, open_shards(untied))
+def test_experts_that_the_class_keeps_as_one_tensor_are_left_out(untied: Path, tmp_path: Path) -> None:
+    base = open_shards(untied)
+    experts = {f"model.layers.{layer}.mlp.experts.{i}.up_proj.weight": (96, 64) for layer in (0, 1) for i in (0, 1)}
+    both = Shards(base.folder, base.shapes | experts, base.places)
+    require_complete(open_adapter(make_adapter(tmp_path / "adapter", untied), base), both, LAYERS)
 
 
-def test_a_magnitude_of_another_shape_is_refused(untied: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = make_adapter(tmp_path / "adapter", untied, use_dora=True) / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    save_file({key: value[:1] if "magnitude" in key else value for key, value in tensors.items()}, weights)
-    with pytest.raises(ConversionError, match=r"are \(1,\) for \d+ outputs"):
-        open_adapter(weights.parent, open_shards(untied))
-
-
-def test_a_tensor_that_is_changed_under_two_names_is_refused(untied: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = make_adapter(tmp_path / "adapter", untied, target_modules=["q_proj"]) / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    twice = {key.replace("model.model.layers", "model.language_model.layers"): value for key, value in tensors.items()}
-    save_file(tensors | {key: value.clone() for key, value in twice.items()}, weights)
-    with pytest.raises(ConversionError, match=r"q_proj\.weight is changed twice, the second time as "):
-        open_adapter(weights.parent, open_shards(untied))
-
-
-def test_whole_tensors_are_floating_point_numbers(untied: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    weights = make_adapter(tmp_path / "adapter", untied, modules_to_save=["lm_head"]) / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    save_file({key: value.int() if "lm_head" in key else value for key, value in tensors.items()}, weights)
-    with pytest.raises(ConversionError, match=r"lm_head\.weight in .* is torch\.int32\. Save it again"):
-        open_adapter(weights.parent, open_shards(untied))
-
-
-def test_fan_in_fan_out_is_not_heard_of_layers_that_store_nothing_transposed(untied: Path, tmp_path: Path) -> None:
-    adapter = _configure(make_adapter(tmp_path / "adapter", untied), {"fan_in_fan_out": True})
-    found = open_adapter(adapter, open_shards(untied))
-    assert not any(update.transposed for update in found.updates.values())
-
-
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True:UserWarning")
-def test_square_layers_of_a_gpt2_are_transposed_though_the_head_is_not(tmp_path: Path) -> None:
-    base = make_base(tmp_path / "base", "gpt2", **UNTIED)
-    adapter = make_adapter(tmp_path / "adapter", base, target_modules=["attn.c_proj", "lm_head"], fan_in_fan_out=True)
-    updates = open_adapter(_configure(adapter, {"fan_in_fan_out": False}), open_shards(base)).updates
-    assert [update.transposed for name, update in updates.items() if "c_proj" in name] == [True, True]
-    assert not updates["lm_head.weight"].transposed
+def test_keys_and_values_that_the_last_layers_take_from_others_are_left_out(untied: Path, tmp_path: Path) -> None:
+    weights = make_adapter(tmp_path / "adapter", untied) / "adapter_model.safetensors"
+    _lose(weights, lambda key: "1.self_attn.k_proj" in key or "1.self_attn.v_proj" in key)
+    base = open_shards(untied)
+    adapter = open_adapter(weights.parent, base)
+    require_complete(adapter, base, LAYERS, shared_layers=1)
+    with pytest.raises(ConversionError, match=r"lacks model\.layers\.1\.self_attn\.k_proj, .*\.v_proj\. Save"):
+        require_complete(adapter, base, LAYERS)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("lora", "lost", "named"),
     [
-        ({"r": 0}, "r: Input should be greater than or equal to 1, got 0"),
-        ({"r": None}, "r: Input should be a valid integer, got None"),
-        ({"r": "4"}, "r: Input should be a valid integer, got '4'"),
-        ({"lora_alpha": None}, "lora_alpha: Input should be a valid number, got None"),
-        ({"lora_alpha": float("nan")}, "lora_alpha: Input should be a finite number, got nan"),
-        ({"rank_pattern": [1]}, r"rank_pattern: Input should be a valid dictionary, got \[1\]"),
-        ({"alpha_pattern": {"(": 4}}, "must be a regular expression"),
-        ({"target_modules": 3, "use_dora": "yes", "r": 0, "lora_alpha": None}, "; and 2 more"),
+        ({"bias": "all"}, "1.self_attn.k_proj.base_layer.bias", r"model\.layers\.1\.self_attn\.k_proj\.bias"),
+        ({"modules_to_save": ["self_attn"]}, "0.self_attn.q_proj.bias", r"model\.layers\.0\.self_attn\.q_proj\.bias"),
+        ({"lora_bias": True, "target_modules": ["q_proj"]}, "1.self_attn.q_proj.lora_B.bias", r"q_proj\.lora_B\.bias"),
     ],
+    ids=["all biases", "of a saved module", "of LoRA"],
 )
-def test_a_malformed_configuration_is_one_error(
-    changes: dict[str, Any], message: str, untied: Path, tmp_path: Path
-) -> None:
-    adapter = _configure(make_adapter(tmp_path / "adapter", untied), changes)
-    with pytest.raises(ConversionError, match=rf"adapter_config\.json says .*{message}"):
-        open_adapter(adapter, open_shards(untied))
-
-
-def test_json_that_is_nested_without_end_is_an_error(untied: Path, tmp_path: Path) -> None:
-    adapter = make_adapter(tmp_path / "adapter", untied)
-    (adapter / "adapter_config.json").write_text("[" * 100_000)
-    with pytest.raises(ConversionError, match=r"must have a readable adapter_config\.json"):
-        open_adapter(adapter, open_shards(untied))
+@pytest.mark.filterwarnings("ignore:Adapter 'default'. .* invalid shape")
+def test_a_missing_bias_is_named(lora: dict[str, Any], lost: str, named: str, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "qwen2", **UNTIED)
+    adapter = make_adapter(tmp_path / "adapter", base, **lora)
+    _require(adapter, open_shards(base))
+    _lose(adapter / "adapter_model.safetensors", lambda key: lost in key)
+    with pytest.raises(ConversionError, match=rf"lacks [\w.]*{named}\. Save"):
+        _require(adapter, open_shards(base))
 
 
 def _require(adapter: Path, base: Shards) -> None:
     require_complete(open_adapter(adapter, base), base, LAYERS)
 
 
-def _configure(adapter: Path, changes: dict[str, Any]) -> Path:
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
-    return adapter
+def _lose(weights: Path, is_lost: Callable[[str], bool]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    kept = {key: value for key, value in tensors.items() if not is_lost(key)}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights)
