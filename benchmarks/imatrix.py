@@ -26,44 +26,19 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from benchmarks.apart import report, run_apart
+from benchmarks.apart import run_apart
+from benchmarks.imatrix_gain import measure_gain
+from benchmarks.imatrix_training import BASE, HELD_OUT_ROWS, PROJECT, merge, read_chats, tokenize
 from benchmarks.tables import RESULTS, write_results
 from ft_pipeline.finetuning.importance import Importance, find_matrices, listening
-from ft_pipeline.finetuning.job import TrainRequest
-from ft_pipeline.finetuning.trainer import train_adapter
-from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.quantization.convert import Conversion, default_converter
 from ft_pipeline.quantization.imatrix import read_imatrix_gguf, read_importance, to_gguf_names
 from ft_pipeline.quantization.llama_library import open_vocabulary
-from ft_pipeline.quantization.quantize import quantize_gguf
-from ft_pipeline.recipe_file import find_recipe, load_recipe
 
-PROJECT = Path(__file__).parent.parent
-BASE = PROJECT / "data" / "base_model"
 FIXTURES = PROJECT / "ft_pipeline_tests" / "quantization" / "fixtures"
 CHUNK_TOKENS, CHUNKS, RECORDED_CHUNKS = 128, 16, 4
-TYPES = ("Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "IQ3_S", "Q2_K", "IQ2_M", "IQ2_XS")
-EPOCHS = 0.4
-HELD_OUT_ROWS, MOST_CHARACTERS = 120, 1000
-Chat = list[dict[str, str]]
-Logits = list[npt.NDArray[np.float32]]
 _log = logging.getLogger("imatrix")
-
-
-def read_chats() -> list[Chat]:
-    """The demo's rows, without those that are broken, long or there twice on purpose."""
-    chats: list[Chat] = []
-    for line in (PROJECT / "data" / "raw" / "tickets.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            messages = json.loads(line)["messages"]
-        except (ValueError, KeyError):
-            continue
-        is_whole = messages and messages[-1]["role"] == "assistant" and all(turn["content"] for turn in messages)
-        if is_whole and messages not in chats and sum(len(turn["content"]) for turn in messages) < MOST_CHARACTERS:
-            chats.append(messages)
-    return chats
 
 
 def measure(folder: Path, rows: Sequence[Sequence[int]]) -> Importance:
@@ -170,66 +145,6 @@ def compare_with_tool(tool: Path, folder: Path, *, record: bool) -> list[dict[st
     return found
 
 
-def tokenize(chats: list[Chat]) -> tuple[list[list[int]], list[int]]:
-    """Ids of each row, and how many of them are its prompt."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    rows = [tokenizer.apply_chat_template(chat)["input_ids"] for chat in chats]
-    prompts = [tokenizer.apply_chat_template(chat[:-1], add_generation_prompt=True)["input_ids"] for chat in chats]
-    return rows, [len(prompt) for prompt in prompts]
-
-
-def write_rows(path: Path, chats: list[Chat]) -> list[list[int]]:
-    """Rows as the training stage reads them; the last answer is learned."""
-    rows, prompts = tokenize(chats)
-    labels = [[-100] * prompt + row[prompt:] for row, prompt in zip(rows, prompts, strict=True)]
-    pl.DataFrame(
-        {"input_ids": rows, "labels": labels, "source_file": "tickets.jsonl", "source_line": range(1, len(rows) + 1)}
-        | {"set": "held_out", "position": 0.5},
-        schema_overrides={"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "source_line": pl.Int64},
-    ).write_parquet(path)
-    return rows
-
-
-def train(folder: Path) -> dict[str, Any]:
-    """The training stage on all rows but the last; in a process of its own."""
-    chats = read_chats()
-    write_rows(folder / "rows.parquet", chats[:-HELD_OUT_ROWS])
-    write_rows(folder / "held_out.parquet", chats[-HELD_OUT_ROWS:])
-    (folder / "adapter").mkdir()
-    request = TrainRequest(
-        base=BASE,
-        base_name="demo",
-        rows=folder / "rows.parquet",
-        held_out=folder / "held_out.parquet",
-        settings=load_recipe(find_recipe("demo", PROJECT)).training.model_copy(update={"epochs": EPOCHS}),
-        device="cpu",
-        vram_limit_bytes=None,
-        lock_dir=folder / "locks",
-        wait_seconds=600,
-        holder="benchmark",
-        checkpoints=folder / "checkpoints",
-        fingerprint="benchmark",
-        out_dir=folder / "adapter",
-    )
-    return dict(train_adapter(request, LogReporter(_log)).figures)
-
-
-def merge(folder: Path) -> Path:
-    """The trained model in 16 bits, merged by PEFT."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    out = folder / "merged"
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
-    PeftModel.from_pretrained(model, folder / "adapter").merge_and_unload().half().save_pretrained(out)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(BASE / name, out / name)
-    return out
-
-
 def compare_four_bits(found: Importance, merged: Path, rows: list[list[int]]) -> dict[str, float]:
     """What the 4-bit base with its adapter has measured against the merged model, layer by layer."""
     wanted = measure(merged, rows[: found.rows])
@@ -246,56 +161,6 @@ def compare_four_bits(found: Importance, merged: Path, rows: list[list[int]]) ->
         "column_median": float(np.median(together)),
         "column_max": float(together.max()),
     }
-
-
-def read_logits(gguf_file: Path, rows: Sequence[Sequence[int]]) -> Logits:
-    """float32 [tokens, vocabulary] of each row."""
-    from llama_cpp import Llama
-
-    # Threads that wait for each other cost more than they give in so small a model.
-    threads = {"n_threads": 1, "n_threads_batch": 1}
-    llama = Llama(str(gguf_file), n_ctx=512, logits_all=True, verbose=False, **threads)
-    found = []
-    for row in rows:
-        llama.reset()
-        llama.eval(list(row))
-        found.append(llama.scores[: len(row)].copy())
-    llama.close()
-    return found
-
-
-def compare_logits(wanted: Logits, found: Logits, prompts: list[int]) -> dict[str, float]:
-    """Mean divergence in nats over all tokens and over the answers', and how often the first guess is the same."""
-    divergences, answers, same = [], [], []
-    for left, right, prompt in zip(wanted, found, prompts, strict=True):
-        p, q = (values.astype(np.float64) for values in (left, right))
-        p, q = (values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in (p, q))
-        divergence = (np.exp(p) * (p - q)).sum(axis=1)
-        divergences.append(divergence)
-        answers.append(divergence[prompt - 1 : -1])
-        same.append(left.argmax(axis=1) == right.argmax(axis=1))
-    return {
-        "kl": float(np.concatenate(divergences).mean()),
-        "answer_kl": float(np.concatenate(answers).mean()),
-        "same_top": float(np.concatenate(same).mean()),
-    }
-
-
-def measure_gain(f16: Path, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Each type with and without importance, against the f16 file."""
-    rows, prompts = tokenize(read_chats()[-HELD_OUT_ROWS:])
-    wanted = read_logits(f16, rows)
-    found: list[dict[str, Any]] = []
-    for name in TYPES:
-        entry: dict[str, Any] = {"type": name}
-        for kind, importance in (("without", None), ("with", values)):
-            if name.startswith("IQ2") and importance is None:
-                continue
-            file = quantize_gguf(f16, folder / "made.gguf", name, importance=importance)
-            figures = compare_logits(wanted, read_logits(file.path, rows), prompts)
-            entry[kind] = figures | {"size_bytes": file.size_bytes}
-        found.append(entry)
-    return found
 
 
 def to_markdown(result: dict[str, Any]) -> str:
@@ -328,21 +193,19 @@ def _show_gain(found: dict[str, Any]) -> list[str]:
 
 
 @click.command()
-@click.option("--tool", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="llama-imatrix.")
+@click.option(
+    "--tool", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="llama-imatrix."
+)
 @click.option("--record", is_flag=True, help="Write the fixture of the tests, too.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-@click.option("--train-in", type=click.Path(path_type=Path), hidden=True)
-def main(tool: Path, out: Path, train_in: Path | None, *, record: bool) -> None:
+def main(tool: Path, out: Path, *, record: bool) -> None:
     """Measure everything; it takes some minutes on two cores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if train_in:
-        report(train(train_in))
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result: dict[str, Any] = {"machine": {"python": platform.python_version(), "processor": platform.machine()}}
         result["tool"] = compare_with_tool(tool, folder, record=record)
-        result["training"] = run_apart("benchmarks.imatrix", ["--train-in", str(folder)])
+        result["training"] = run_apart("benchmarks.imatrix_training", [str(folder)])
         merged = merge(folder)
         importance = read_importance(folder / "adapter")
         if importance is None:

@@ -18,7 +18,7 @@ from ft_pipeline.quantization.convert_stage import ConvertRequest
 from ft_pipeline.quantization.files import gguf_file_name, unquantized_type
 from ft_pipeline.quantization.gguf import GgufRequest
 from ft_pipeline.quantization.metadata import Provenance
-from ft_pipeline.quantization.preflight import UNQUANTIZED_BYTES, ExportCheckRequest, require_room
+from ft_pipeline.quantization.preflight import ExportCheckRequest, require_room
 from ft_pipeline.quantization.types import needs_importance
 
 
@@ -52,21 +52,21 @@ class Export:
                 out_dir=draft,
             ),
         )
-        require_room(builder.store.root, found.manifest.summary, there_bytes=self._count_there(found))
+        require_room(builder.store.root, found.manifest.summary, there=self._find_made())
         return found
 
-    def _count_there(self, checked: Artifact) -> int:
-        """Bytes of what `checked` counts and the store holds already."""
+    def _find_made(self) -> set[str]:
+        """What of the export the store holds already, by the names of its keys."""
         lineage = self._builder.lineage
-        keys = lineage.merged_model, lineage.f16_gguf, lineage.gguf_model, lineage.base_f16_gguf, lineage.base_gguf
-        wanted = {key.fingerprint for key in keys}
-        artifacts = self._builder.store.list_artifacts()
-        there = {a.manifest.fingerprint: a.size_bytes for a in artifacts if a.manifest.fingerprint in wanted}
-        if lineage.base_gguf.fingerprint in there:
-            # Then its 16-bit GGUF, which retention takes, is not made again.
-            size_bytes = int(checked.manifest.summary.figures[UNQUANTIZED_BYTES] or 0)
-            there.setdefault(lineage.base_f16_gguf.fingerprint, size_bytes)
-        return sum(there.values())
+        keys = {
+            "merged_model": lineage.merged_model,
+            "f16_gguf": lineage.f16_gguf,
+            "gguf_model": lineage.gguf_model,
+            "base_f16_gguf": lineage.base_f16_gguf,
+            "base_gguf": lineage.base_gguf,
+        }
+        made = {artifact.manifest.fingerprint for artifact in self._builder.store.list_artifacts()}
+        return {name for name, key in keys.items() if key.fingerprint in made}
 
     def merged_model(self) -> Artifact:
         """The adapter merged into the 16-bit base."""

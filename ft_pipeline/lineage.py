@@ -22,7 +22,7 @@ CODE_VERSIONS = {
     "raw_dataset": "3",
     "validated_dataset": "3",
     "data_report": "1",
-    "export_check": "2",
+    "export_check": "3",
     "trained_adapter": "4",
     "merged_model": "2",
     "f16_gguf": "2",

@@ -53,6 +53,8 @@ def measure_importance(
 ) -> Importance:
     """Let the model read the first training rows once more, dropout off, and look at what its linear layers are given.
 
+    A stop may end it anywhere: no weight changes, and the last step's checkpoint is written before.
+
     Args:
         model: A PEFT model.
         runner: Knows the rows and the layout.
@@ -62,30 +64,20 @@ def measure_importance(
 
     Raises:
         MemoryBudgetError: the smallest micro-batch does not fit.
-        StageCancelled: a stop was asked for.
     """
     import torch
 
-    batches = runner.batches
-    rows = choose_rows(batches.table.lengths, tokens)
-    watched = find_matrices(model)
-
-    def add() -> Squares:
-        with listening(watched) as squares:
-            for part in batches.slice(rows, runner.layout):
-                runner.require_no_stop()
-                squares.lengths = _real_lengths(batches, part, is_packed=runner.layout.packing)
-                loss_of(batches.load(part, runner.layout), batches.count_targets(part))
-        return squares
-
+    lengths = runner.batches.table.lengths
+    rows, watched = choose_rows(lengths, tokens), find_matrices(model)
     model.eval()
     try:
-        with torch.no_grad(), batches.backend.plain_layers(model):
-            values = runner.with_less_until_it_fits(model, add).means()
+        with torch.no_grad(), runner.batches.backend.plain_layers(model):
+            squares = runner.with_less_until_it_fits(model, lambda: _read_rows(runner, rows, watched, loss_of))
     finally:
         model.train()
+    values = squares.means()
     _tell_of_missing(sorted({*watched.linear, *watched.others, watched.head} - set(values)), tell)
-    return Importance(values, int(sum(batches.table.lengths[row] for row in rows)), len(rows))
+    return Importance(values, int(sum(lengths[row] for row in rows)), len(rows))
 
 
 def write_importance(folder: Path, importance: Importance) -> None:
@@ -188,6 +180,17 @@ def listening(matrices: Matrices) -> Iterator[Squares]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _read_rows(
+    runner: StepRunner, rows: Rows, watched: Matrices, loss_of: Callable[[dict[str, Any], int], Any]
+) -> Squares:
+    batches, layout = runner.batches, runner.layout
+    with listening(watched) as squares:
+        for part in batches.slice(rows, layout):
+            squares.lengths = _real_lengths(batches, part, is_packed=layout.packing)
+            loss_of(batches.load(part, layout), batches.count_targets(part))
+    return squares
 
 
 def _real_lengths(batches: Batches, part: Rows, *, is_packed: bool) -> list[int]:

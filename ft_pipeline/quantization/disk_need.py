@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 from ft_pipeline.finetuning.architecture import Architecture
 
@@ -12,12 +13,14 @@ _MIB = 2**20
 # weights: it holds one in float32 and as it is written. Merge and quantizer go in slabs of a fixed size.
 _CONVERTER_MIB, _CONVERTER_BYTES_PER_WEIGHT = 300, 6
 _FIXED_MIB = {"merge": 800, "quantize": 450, "token parity": 800}
+# What is there only while something else is made.
+_SERVES = {"f16_gguf": {"gguf_model"}, "base_f16_gguf": {"base_gguf"}, "splitting": {"gguf_model", "base_gguf"}}
 
 
-def export_bytes(unquantized_bytes: int, quantized_bytes: Iterable[int], *, split_gib: float | None = None) -> int:
-    """Most bytes that an export has on the disk at once.
-
-    That is the merged model, and of challenger and base a 16-bit GGUF and every type.
+def count_export_bytes(
+    unquantized_bytes: int, quantized_bytes: Iterable[int], *, split_gib: float | None = None
+) -> dict[str, int]:
+    """Bytes of all that an export has on the disk at once, by the names of its artifacts in `Lineage`.
 
     Args:
         unquantized_bytes: Of a 16-bit GGUF; the merged model has as many.
@@ -25,8 +28,24 @@ def export_bytes(unquantized_bytes: int, quantized_bytes: Iterable[int], *, spli
         split_gib: A larger file lies there twice while it is split.
     """
     quantized = list(quantized_bytes)
-    split = max((size for size in quantized if split_gib and size > split_gib * 2**30), default=0)
-    return 3 * unquantized_bytes + 2 * sum(quantized) + split
+    return {
+        "merged_model": unquantized_bytes,
+        "f16_gguf": unquantized_bytes,
+        "gguf_model": sum(quantized),
+        "base_f16_gguf": unquantized_bytes,
+        "base_gguf": sum(quantized),
+        "splitting": max((size for size in quantized if split_gib and size > split_gib * 2**30), default=0),
+    }
+
+
+def count_missing_bytes(needed: Mapping[str, int], there: AbstractSet[str]) -> int:
+    """Bytes that are still to be written.
+
+    Args:
+        needed: Of `count_export_bytes`.
+        there: Names of what is made already. What only served to make it is not made again.
+    """
+    return sum(size for name, size in needed.items() if name not in there and not _SERVES.get(name, {name}) <= there)
 
 
 def count_memory_bytes(architecture: Architecture) -> dict[str, int]:

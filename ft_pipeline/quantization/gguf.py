@@ -29,7 +29,7 @@ from ft_pipeline.quantization.runtime_files import MODEL_CARD, MODELFILE, descri
 from ft_pipeline.quantization.shipped import ShippedFile, count_figures, judge_parity, list_files
 from ft_pipeline.quantization.split import split_gguf
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
-from ft_pipeline.quantization.types import find_need
+from ft_pipeline.quantization.types import uses_importance
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Scalar, Summary
 
@@ -148,8 +148,7 @@ def _read_importance(request: GgufRequest, reporter: Reporter) -> Mapping[str, A
 
 
 def _uses_importance(request: GgufRequest, type_name: str) -> bool:
-    need = find_need(type_name, request.settings.tensor_types)
-    return need == "required" or (need == "gains" and request.settings.imatrix != "never")
+    return uses_importance(type_name, request.settings.tensor_types, request.settings.imatrix)
 
 
 def _make(
@@ -201,8 +200,8 @@ def _tell_fallbacks(made: QuantizedFile, reporter: Reporter) -> None:
         shown = ", ".join(f"{f.tensor} {f.wanted} -> {f.used}" for f in made.fallbacks[:_SHOWN])
         more = ", ..." if len(made.fallbacks) > _SHOWN else ""
         reporter.info(
-            f"{made.type}: {len(made.fallbacks)} tensors have rows that are no multiple of 256 and take a larger type: "
-            f"{shown}{more}"
+            f"{made.type}: {len(made.fallbacks)} tensors have rows that are no multiple of their type's block and take "
+            f"another: {shown}{more}"
         )
 
 

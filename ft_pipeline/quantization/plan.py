@@ -20,6 +20,11 @@ TENSOR_LINE = re.compile(
     r"\[\s*(?P<number>\d+)/\s*(?P<total>\d+)\]\s+(?P<name>\S+)\s+- \[(?P<shape>[\d\s,]+)\], type =\s*(?P<source>\w+), "
     r"(?:.*\((?P<target>\w+)\)\s*$)?"
 )
+# llama-quant.cpp: "warning: NAME - ncols N not divisible by 256 (required for type X) -> falling back to Y"
+_FALLBACK = re.compile(
+    r"(?P<tensor>\S+)\s+- ncols\s+(?P<columns>\d+) not divisible by\s+\d+ \(required for type\s+(?P<wanted>\w+)\)\s*"
+    r"(?:\(WARNING: [^)]*\) )?-> falling back to\s+(?P<used>\w+)"
+)
 _LAST_LINES = 5
 _ALIGNMENT = 32
 # tensor_requires_imatrix in llama-quant.cpp. It lets embedding and output go without; ggml_quantize_chunk then ends the
@@ -63,19 +68,39 @@ class PlannedTensor:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A tensor that could not have the type that its file's type asks for.
+
+    Attributes:
+        columns: Length of its rows, which is no multiple of that type's block.
+        wanted: ggml's name of the type that it should have had.
+        used: The one that it has, which mostly takes more bits.
+    """
+
+    tensor: str
+    columns: int
+    wanted: str
+    used: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """A file that the quantizer will write.
 
     Attributes:
         header_bytes: All that is no tensor.
+        fallbacks: Of tensors whose rows do not fit their type.
         overrides: Type by the name of a tensor, of those that the recipe gives one.
+        hidden: Patterns of the recipe that are found only where an earlier one is.
     """
 
     source: Path
     type_name: str
     tensors: tuple[PlannedTensor, ...]
     header_bytes: int
+    fallbacks: tuple[Fallback, ...]
     overrides: Mapping[str, str]
+    hidden: tuple[str, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -147,18 +172,28 @@ def make_plan(
 
     # Which types a file has depends on whether there is a matrix, not on its values.
     some = {"any": np.ones(1, np.float32)} if importance else None
+    patterns: dict[str, str] = {}
     overrides: dict[str, str] = {}
-    tensors = _list_tensors(source, type_name, QuantizerParameters(type_name, importance=some, dry_run=True))
+    log = run_quantizer(source, source, type_name, QuantizerParameters(type_name, importance=some, dry_run=True))
     if tensor_types and applies_tensor_types(type_name):
-        overrides = resolve_patterns([tensor.name for tensor in tensors if tensor.is_matrix], tensor_types)
+        patterns = resolve_patterns([tensor.name for tensor in _list_tensors(log) if tensor.is_matrix], tensor_types)
+        overrides = {name: tensor_types[pattern] for name, pattern in patterns.items()}
         parameters = QuantizerParameters(type_name, importance=some, tensor_types=overrides, dry_run=True)
-        tensors = _list_tensors(source, type_name, parameters)
-    header_bytes = source.stat().st_size - sum(tensor.size_bytes(tensor.source) for tensor in tensors)
-    return Plan(source, type_name, tuple(tensors), header_bytes, overrides)
+        log = run_quantizer(source, source, type_name, parameters)
+    tensors = _list_tensors(log)
+    return Plan(
+        source,
+        type_name,
+        tensors,
+        header_bytes=source.stat().st_size - sum(tensor.size_bytes(tensor.source) for tensor in tensors),
+        fallbacks=_list_fallbacks(log),
+        overrides=overrides,
+        hidden=tuple(pattern for pattern in tensor_types if patterns and pattern not in patterns.values()),
+    )
 
 
 def resolve_patterns(names: Collection[str], tensor_types: Mapping[str, str]) -> dict[str, str]:
-    """The type of each tensor that a pattern is found in; the first pattern counts.
+    """Of each tensor that a pattern is found in: the pattern, the first of several.
 
     Raises:
         ConversionError: a pattern is found nowhere; all of them are named.
@@ -175,7 +210,7 @@ def resolve_patterns(names: Collection[str], tensor_types: Mapping[str, str]) ->
     found = {}
     for name in names:
         if pattern := next((pattern for pattern in tensor_types if re.search(pattern, name)), None):
-            found[name] = tensor_types[pattern]
+            found[name] = pattern
     return found
 
 
@@ -208,13 +243,20 @@ def run_quantizer(
     return log
 
 
-def _list_tensors(source: Path, type_name: str, parameters: QuantizerParameters) -> list[PlannedTensor]:
+def _list_tensors(log: list[str]) -> tuple[PlannedTensor, ...]:
     tensors = []
-    for found in filter(None, map(TENSOR_LINE.match, run_quantizer(source, source, type_name, parameters))):
+    for found in filter(None, map(TENSOR_LINE.match, log)):
         shape = tuple(int(length) for length in found["shape"].split(","))
         was = found["source"].lower()
         tensors.append(PlannedTensor(found["name"], shape, was, (found["target"] or was).lower()))
-    return tensors
+    return tuple(tensors)
+
+
+def _list_fallbacks(log: list[str]) -> tuple[Fallback, ...]:
+    return tuple(
+        Fallback(found["tensor"], int(found["columns"]), found["wanted"], found["used"])
+        for found in _FALLBACK.finditer("\n".join(log))
+    )
 
 
 def _needs_entry(tensor: PlannedTensor, type_name: str) -> bool:

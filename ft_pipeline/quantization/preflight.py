@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,21 +18,19 @@ from ft_pipeline.errors import BaseModelError, MemoryBudgetError
 from ft_pipeline.finetuning.architecture import Architecture, read_architecture
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.quantization.convert import Conversion, check_converter, default_converter
-from ft_pipeline.quantization.disk_need import count_memory_bytes, export_bytes
+from ft_pipeline.quantization.disk_need import count_export_bytes, count_memory_bytes, count_missing_bytes
 from ft_pipeline.quantization.files import NAME_PATTERN, unquantized_type
 from ft_pipeline.quantization.host_memory import available_memory_bytes
 from ft_pipeline.quantization.parity import ParityReport, compare_tokens, require_parity
-from ft_pipeline.quantization.plan import make_plan
+from ft_pipeline.quantization.plan import Plan, make_plan
 from ft_pipeline.quantization.references import build_references
 from ft_pipeline.quantization.runtime_files import describe_for_ollama, warn_of_context
 from ft_pipeline.quantization.skeleton import require_loadable, write_skeleton
 from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
-from ft_pipeline.quantization.types import BLOCKS, TYPES, find_need
+from ft_pipeline.quantization.types import applies_tensor_types, uses_importance
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Check, Scalar, Summary
 
-UNQUANTIZED_BYTES = "unquantized_bytes"
-_NEEDED_DISK, _NEEDED_MEMORY = "needed_disk_bytes", "needed_memory_bytes"
 _GIB = 2**30
 
 
@@ -79,29 +78,31 @@ def check_export(request: ExportCheckRequest, reporter: Reporter) -> Summary:
         dtype = unquantized_type(request.dtype)
         write_skeleton(vocabulary, skeleton, architecture, dtype.lower())
         require_loadable(skeleton)
-        rows = _plan_files(request.settings, skeleton, architecture)
+        plans = _plan_files(request.settings, skeleton)
         unquantized = skeleton.stat().st_size
     finally:
         vocabulary.unlink(missing_ok=True)
         skeleton.unlink(missing_ok=True)
-    _tell(report, rows, reporter)
-    return _summarize(request, architecture, report, rows, unquantized, time.monotonic() - started)
+    _tell(report, plans, request.settings, reporter)
+    sizes = [plan.size_bytes for plan in plans]
+    disk = count_export_bytes(unquantized, sizes, split_gib=request.settings.split_gib)
+    return _summarize(architecture, report, plans, unquantized, disk, time.monotonic() - started)
 
 
-def require_room(folder: Path, checked: Summary, *, there_bytes: int = 0) -> None:
+def require_room(folder: Path, checked: Summary, *, there: AbstractSet[str] = frozenset()) -> None:
     """See that disk and memory suffice now for what `check_export` has counted.
 
     Args:
         folder: Where artifacts are written.
         checked: Of `check_export`.
-        there_bytes: What of it is on the disk already.
+        there: Names of the artifacts of an export that are made already.
 
     Raises:
-        DiskSpaceError: the disk does not hold merged model, 16-bit GGUFs and all types.
+        DiskSpaceError: the disk does not hold what is still to be made of merged model, 16-bit GGUFs and all types.
         MemoryBudgetError: the machine, or the limit of its control group, has too little memory left.
     """
-    needed_disk = int(checked.figures[_NEEDED_DISK] or 0) - there_bytes
-    require_space(folder, max(0, needed_disk), "merging, converting and quantizing")
+    needed_disk = {str(row["artifact"]): int(row["needed_bytes"] or 0) for row in checked.tables["disk"]}
+    require_space(folder, count_missing_bytes(needed_disk, there), "merging, converting and quantizing")
     available = available_memory_bytes()
     for row in checked.tables["memory"]:
         needed = int(row["needed_bytes"] or 0)
@@ -119,6 +120,10 @@ def _read_architecture(base: Path) -> Architecture:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise BaseModelError(f"a base must have a config.json that is JSON; {path}: {err}. Fetch it again.") from err
+    if not isinstance(config, dict):
+        raise BaseModelError(
+            f"a base's config.json must hold an object; {path}: a {type(config).__name__}. Fetch it again."
+        )
     return read_architecture(config)
 
 
@@ -140,51 +145,52 @@ def _check_tokens(request: ExportCheckRequest, vocabulary: Path, reporter: Repor
     return report
 
 
-def _plan_files(settings: QuantizationSection, skeleton: Path, architecture: Architecture) -> list[dict[str, Scalar]]:
-    """A row for each type, if all of it can be made."""
-    rows: list[dict[str, Scalar]] = []
+def _plan_files(settings: QuantizationSection, skeleton: Path) -> list[Plan]:
+    """What each type's file will be, if all of it can be made."""
+    plans = []
     for name in settings.types:
-        need = find_need(name, settings.tensor_types)
-        is_measured = need == "required" or (need == "gains" and settings.imatrix != "never")
+        is_measured = uses_importance(name, settings.tensor_types, settings.imatrix)
         plan = make_plan(skeleton, name, {"any": 1.0} if is_measured else None, settings.tensor_types)
         # Training measures the inputs of each linear layer.
         plan.require_entries([t.name for t in plan.tensors if t.is_matrix and not t.is_embedding and is_measured])
         if settings.split_gib is not None:
-            plan.require_parts(int(settings.split_gib * 2**30))
-        columns = [tensor.shape[0] for tensor in plan.changing]
-        rows.append(
-            {
-                "type": name,
-                "predicted_bytes": plan.size_bytes,
-                "bits_per_weight": round(8 * plan.size_bytes / architecture.total_parameters, 2),
-                "fallback_tensors": sum(count % BLOCKS[TYPES[name].block].weights != 0 for count in columns),
-            }
-        )
-    return rows
+            plan.require_parts(int(settings.split_gib * _GIB))
+        plans.append(plan)
+    return plans
 
 
-def _tell(report: ParityReport, rows: list[dict[str, Scalar]], reporter: Reporter) -> None:
+def _tell(report: ParityReport, plans: list[Plan], settings: QuantizationSection, reporter: Reporter) -> None:
     for words in report.describe_known():
         reporter.warning(words)
-    for row in rows:
-        if row["fallback_tensors"]:
-            fallback = TYPES[str(row["type"])].fallback
+    for plan in plans:
+        if plan.fallbacks:
+            used = ", ".join(sorted({fallback.used.lower() for fallback in plan.fallbacks}))
             reporter.warning(
-                f"{row['type']}: {row['fallback_tensors']} tensors of this base have rows that are no multiple of the "
-                f"type's block and take {fallback} or more instead: {row['bits_per_weight']} bits per weight"
+                f"{plan.type_name}: {len(plan.fallbacks)} tensors of this base have rows that are no multiple of their "
+                f"type's block and take {used} instead"
             )
+    alike = [plan.type_name for plan in plans if not applies_tensor_types(plan.type_name)]
+    if settings.tensor_types and alike:
+        reporter.warning(
+            f"quantization.tensor_types change nothing in {', '.join(alike)}: llama.cpp gives single tensors another "
+            "type only in a file that is quantized"
+        )
+    # The names are the same in all types.
+    if hidden := next((plan.hidden for plan in plans if plan.hidden), ()):
+        reporter.warning(
+            f"{', '.join(map(repr, hidden))} in quantization.tensor_types changes nothing: wherever it is found an "
+            "earlier pattern is too, and the first counts. Put it first, or leave it out"
+        )
 
 
 def _summarize(
-    request: ExportCheckRequest,
     architecture: Architecture,
     report: ParityReport,
-    rows: list[dict[str, Scalar]],
+    plans: list[Plan],
     unquantized_bytes: int,
+    disk: dict[str, int],
     wall_seconds: float,
 ) -> Summary:
-    sizes = [int(row["predicted_bytes"] or 0) for row in rows]
-    disk = export_bytes(unquantized_bytes, sizes, split_gib=request.settings.split_gib)
     memory = count_memory_bytes(architecture)
     return Summary(
         figures={
@@ -193,32 +199,45 @@ def _summarize(
             "parity_tokens": report.tokens,
             "bos_tokens": report.bos_tokens,
             "known_differences": sum(known.renderings for known in report.known),
-            UNQUANTIZED_BYTES: unquantized_bytes,
-            _NEEDED_DISK: disk,
-            _NEEDED_MEMORY: max(memory.values()),
+            "unquantized_bytes": unquantized_bytes,
+            "needed_disk_bytes": sum(disk.values()),
+            "needed_memory_bytes": max(memory.values()),
         },
         tables={
-            "sizes": rows,
+            "sizes": _list_sizes(plans, architecture.total_parameters),
+            "disk": [{"artifact": name, "needed_bytes": needed} for name, needed in disk.items()],
             "memory": [{"step": step, "needed_bytes": needed} for step, needed in memory.items()],
             "known_differences": [
                 {"reason": known.reason, "renderings": known.renderings, "example": str(known.example)}
                 for known in report.known
             ],
         },
-        checks=[
-            Check(
-                name="can_be_converted",
-                passed=True,
-                blocking=True,
-                detail=f"llama.cpp takes the base's {architecture.family} architecture, tokenizer and tensors",
-            ),
-            Check(
-                name="token_parity",
-                passed=True,
-                blocking=True,
-                value=report.different,
-                limit=0,
-                detail=f"{report.renderings} renderings",
-            ),
-        ],
+        checks=_list_checks(architecture, report),
     )
+
+
+def _list_sizes(plans: list[Plan], parameters: int) -> list[dict[str, Scalar]]:
+    return [
+        {
+            "type": plan.type_name,
+            "predicted_bytes": plan.size_bytes,
+            "bits_per_weight": round(8 * plan.size_bytes / parameters, 2),
+            "fallback_tensors": len(plan.fallbacks),
+        }
+        for plan in plans
+    ]
+
+
+def _list_checks(architecture: Architecture, report: ParityReport) -> list[Check]:
+    taken = f"llama.cpp takes the base's {architecture.family} architecture, tokenizer and tensors"
+    return [
+        Check(name="can_be_converted", passed=True, blocking=True, detail=taken),
+        Check(
+            name="token_parity",
+            passed=True,
+            blocking=True,
+            value=report.different,
+            limit=0,
+            detail=f"{report.renderings} renderings",
+        ),
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,34 +13,13 @@ from typing import Any
 
 from ft_pipeline.disk_space import require_space
 from ft_pipeline.errors import ConversionError, DiskSpaceError
-from ft_pipeline.quantization.plan import TENSOR_LINE, Plan, make_plan, run_quantizer
+from ft_pipeline.quantization.plan import TENSOR_LINE, Fallback, Plan, make_plan, run_quantizer
 from ft_pipeline.quantization.quantizer_parameters import QuantizerParameters
 
-# llama-quant.cpp: "warning: NAME - ncols N not divisible by 256 (required for type X) -> falling back to Y"
-_FALLBACK = re.compile(
-    r"(?P<tensor>\S+)\s+- ncols\s+(?P<columns>\d+) not divisible by\s+\d+ \(required for type\s+(?P<wanted>\w+)\)\s*"
-    r"(?:\(WARNING: [^)]*\) )?-> falling back to\s+(?P<used>\w+)"
-)
 _WRITE_FAILED = "iostream error"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Fallback:
-    """A tensor that could not have the type that its file's type asks for.
-
-    Attributes:
-        columns: Length of its rows; K-quants need a multiple of 256.
-        wanted: ggml's name of the type that it should have had.
-        used: The one that it has, which takes more bits.
-    """
-
-    tensor: str
-    columns: int
-    wanted: str
-    used: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ def quantize_gguf(  # noqa: PLR0913 - the last four are rare, and by name
 
     Args:
         source: A 16-bit GGUF.
-        target: The file to write. It is not left behind when this raises.
+        target: The file to write. It is there when it is whole, and not when this raises.
         type_name: A key of `TYPES`.
         importance: Importance of each column by tensor name (float32): the mean square of what the layer's inputs have
             in it. A tensor without an entry is quantized without.
@@ -91,16 +70,9 @@ def quantize_gguf(  # noqa: PLR0913 - the last four are rare, and by name
     _require_fitting(plan, importance or {})
     require_space(target.parent, plan.size_bytes, f"{target.name} in {type_name}")
     parameters = QuantizerParameters(type_name, importance=importance, tensor_types=plan.overrides, metadata=metadata)
-    try:
-        log = run_quantizer(source, target, type_name, parameters, _tensor_listener(progress))
-    except BaseException as err:
-        full = _describe_full_disk(target, plan.size_bytes) if _WRITE_FAILED in str(err) else None
-        target.unlink(missing_ok=True)
-        if full:
-            raise DiskSpaceError(full) from err
-        raise
+    _write(plan, target, parameters, _tensor_listener(progress))
     seconds = time.monotonic() - started
-    return QuantizedFile(type_name, target, target.stat().st_size, seconds, _find_fallbacks(log), plan.size_bytes)
+    return QuantizedFile(type_name, target, target.stat().st_size, seconds, plan.fallbacks, plan.size_bytes)
 
 
 def predict_size(
@@ -123,12 +95,23 @@ def predict_size(
     return make_plan(source, type_name, importance, tensor_types).size_bytes
 
 
-def _describe_full_disk(target: Path, predicted_bytes: int) -> str | None:
-    if not target.is_file():
-        return None
+def _write(plan: Plan, target: Path, parameters: QuantizerParameters, on_line: Callable[[str], None] | None) -> None:
+    # After a request to stop, llama.cpp goes on in its thread. A file that it opens only then has no folder any more.
+    with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=target.parent, ignore_cleanup_errors=True) as folder:
+        draft = Path(folder) / target.name
+        try:
+            run_quantizer(plan.source, draft, plan.type_name, parameters, on_line)
+        except ConversionError as err:
+            if _WRITE_FAILED in str(err) and draft.is_file():
+                raise DiskSpaceError(_describe_full_disk(draft, target, plan.size_bytes)) from err
+            raise
+        draft.replace(target)
+
+
+def _describe_full_disk(draft: Path, target: Path, predicted_bytes: int) -> str:
     return (
         f"{target.name} needs {predicted_bytes:,} bytes in {target.parent}; writing ended at "
-        f"{target.stat().st_size:,} with {shutil.disk_usage(target.parent).free:,} free (a full disk or a limit on "
+        f"{draft.stat().st_size:,} with {shutil.disk_usage(target.parent).free:,} free (a full disk or a limit on "
         "file sizes). Free some, or take another disk."
     )
 
@@ -162,10 +145,3 @@ def _require_fitting(plan: Plan, importance: Mapping[str, Any]) -> None:
             f"an importance matrix goes by the names of the GGUF's tensors; none of {', '.join(list(importance)[:3])}, "
             f"... is in {plan.source.name}. Take the one of the same base."
         )
-
-
-def _find_fallbacks(log: list[str]) -> tuple[Fallback, ...]:
-    return tuple(
-        Fallback(found["tensor"], int(found["columns"]), found["wanted"], found["used"])
-        for found in _FALLBACK.finditer("\n".join(log))
-    )

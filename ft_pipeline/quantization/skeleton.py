@@ -20,6 +20,7 @@ _ALIGNMENT = 32
 _COUNT_OFFSET = 8  # after the magic and the version
 _ARCHITECTURE, _TYPE_BYTES = b"general.architecture", 4
 _SUFFIXES = (".weight", ".bias")
+_WRONG_SHAPE = "wrong shape"
 
 
 def write_skeleton(vocabulary_gguf: Path, target: Path, architecture: Architecture, type_name: str) -> None:
@@ -62,9 +63,15 @@ def require_loadable(skeleton: Path) -> None:
     parameters.no_alloc = True
     model, log = call_llama(lambda: llama_cpp.llama_model_load_from_file(str(skeleton).encode(), parameters))
     if not model:
+        words = " | ".join(log[-3:])
+        advice = "Use a base of an architecture that it knows."
+        if _WRONG_SHAPE in words:
+            advice = (
+                "The base's config.json and tokenizer must be of one model: vocab_size is the tokenizer's number of "
+                "tokens. Fetch the base again, or mend it."
+            )
         raise ConversionError(
-            "llama.cpp must load a model of the base's architecture, and refuses its tensors: "
-            f"{' | '.join(log[-3:])}. Use a base of an architecture that it knows."
+            f"llama.cpp must load a model of the base's architecture, and refuses its tensors: {words}. {advice}"
         )
     llama_cpp.llama_model_free(model)
 

@@ -28,9 +28,9 @@ _TENSORS = """\
 `quantization.tensor_types` gives some tensors another type: a regular expression of Python, searched for in the names
 of the GGUF (`blk.0.ffn_down.weight`, `token_embd.weight`, `output.weight`, ...; `^output` for the last alone), and one
 of the names below. The first expression that is found counts; it takes the place of what the file's type would choose.
-One that is found nowhere is an error before training. Norms, biases and files that are not quantized (F32, F16, BF16)
-are left alone. Types with two bits or fewer and iq3_xxs need an importance matrix (q2_k only in a Q2_K_S file), which
-the embedding never has.
+One that is found nowhere is an error before training, and that check waits for one that takes for ever, such as
+`(.*)*X`. Norms, biases and files that are not quantized (F32, F16, BF16) are left alone. Types with two bits or fewer
+and iq3_xxs need an importance matrix (q2_k only in a Q2_K_S file), which the embedding never has.
 """
 
 

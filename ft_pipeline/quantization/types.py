@@ -150,7 +150,10 @@ def check_types(names: Iterable[str]) -> None:
 
 
 def check_tensor_types(tensor_types: Mapping[str, str]) -> None:
-    """Raise `ValueError` unless every pattern is a regular expression, and every type one that a tensor may have."""
+    """Raise `ValueError` unless every pattern is a regular expression, and every type one that a tensor may have.
+
+    One that takes for ever, such as `(.*)*X`, is not found out: it holds up the check before training.
+    """
     for pattern, name in tensor_types.items():
         if name not in TENSOR_TYPES:
             raise ValueError(f"unknown tensor type of {pattern!r}: {name} (known: {', '.join(TENSOR_TYPES)})")
@@ -176,6 +179,18 @@ def find_need(type_name: str, tensor_types: Mapping[str, str]) -> Need:
 def needs_importance(names: Iterable[str], tensor_types: Mapping[str, str]) -> bool:
     """Whether one of these file types cannot be made without an importance matrix."""
     return any(find_need(name, tensor_types) == "required" for name in names)
+
+
+def uses_importance(type_name: str, tensor_types: Mapping[str, str], imatrix: str) -> bool:
+    """Whether a file is made with the importance matrix, if there is one.
+
+    Args:
+        type_name: A key of `TYPES`.
+        tensor_types: The recipe's, as `imatrix` is; "never" means: unless it cannot be made without.
+        imatrix: "auto", "always" or "never".
+    """
+    need = find_need(type_name, tensor_types)
+    return need == "required" or (need == "gains" and imatrix != "never")
 
 
 def _find_tensor_need(name: str) -> Need:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,17 +31,34 @@ def _run(*assets: str, pipeline: dict[str, Any] | None = None, gpu: dict[str, An
     Returns:
         The text of the error of the asset that failed; empty if none did.
     """
+    result = _execute(*assets, pipeline=pipeline, gpu=gpu)
+    errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
+    texts = [cause.message if cause else error.message for error in errors if error for cause in [error.cause]]
+    return "\n".join(texts)
+
+
+def _execute(
+    *assets: str, pipeline: dict[str, Any] | None = None, gpu: dict[str, Any] | None = None
+) -> dg.ExecuteInProcessResult:
     config = {"pipeline": {"config": pipeline or {}}, "gpu": {"config": gpu or {}}}
     with dg.DagsterInstance.ephemeral() as instance:
-        result = defs.resolve_job_def("fine_tune").execute_in_process(
+        return defs.resolve_job_def("fine_tune").execute_in_process(
             run_config={"resources": config},
             asset_selection=[dg.AssetKey(name) for name in assets],
             instance=instance,
             raise_on_error=False,
         )
-    errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
-    texts = [cause.message if cause else error.message for error in errors if error for cause in [error.cause]]
-    return "\n".join(texts)
+
+
+def _require_not_trained(result: dg.ExecuteInProcessResult, why: str) -> None:
+    """See that the check before training has failed for this reason, and that training was not even started."""
+    (check,) = [found for found in result.get_asset_check_evaluations() if found.check_name == "can_be_exported"]
+    assert not check.passed
+    assert re.search(why, check.description or "")
+    started = {event.step_key for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_START}
+    assert "validated_dataset" in started
+    assert "trained_adapter" not in started
+    assert not result.success
 
 
 def _left(user: Path) -> set[str]:
@@ -122,18 +140,19 @@ def test_a_device_that_somebody_holds(user: Path) -> None:
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_found_before_training(user: Path) -> None:
     make_unknown_tokenizer(user / "base")
-    error = _run("raw_dataset", "validated_dataset", "trained_adapter")
-    assert "validated_dataset: can_be_exported" in error
+    result = _execute("raw_dataset", "validated_dataset", "trained_adapter")
+    _require_not_trained(result, "BPE pre-tokenizer was not recognized")
     assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
-@pytest.mark.usefixtures("user")
-def test_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _run("raw_dataset", "validated_dataset") == ""
+def test_too_little_disk_is_found_before_training(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = ("raw_dataset", "validated_dataset")
+    assert _run(*selection) == ""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    error = _run("trained_adapter")
-    assert "merging, converting and quantizing needs" in error
-    assert "short" in error
+    _require_not_trained(_execute(*selection, "trained_adapter"), "merging, converting and quantizing needs .* short")
+    # A run that begins with the training asks again.
+    assert re.search("merging, converting and quantizing needs .* short", _run("trained_adapter"))
+    assert "trained_adapter" not in _left(user)
 
 
 def test_too_many_bad_rows_stop_the_run_before_training_and_in_any_later_run(user: Path) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.finetuning.importance import Importance, write_importance
 from ft_pipeline.quantization import runtime_files
 from ft_pipeline.quantization.files import find_gguf, gguf_file_name
 from ft_pipeline.quantization.gguf import GgufRequest
@@ -118,6 +120,26 @@ def test_a_type_that_gains_from_a_matrix_and_has_none_is_told(
     assert "Q4_K_M would gain from an importance matrix, and the training has made none" in caplog.text
 
 
+def test_never_means_unless_a_type_cannot_be_made_without(build: Build, model: Path, tmp_path: Path) -> None:
+    importance = _write_importance(tmp_path, model)
+    summary = build(types=("Q4_K_M", "IQ2_XS", "Q8_0"), imatrix="never", importance=importance)
+    assert [row["importance_matrix"] for row in summary.tables["files"]] == [False, True, False]
+    summary = build(types=("Q4_K_M", "IQ2_XS", "Q8_0"), importance=importance)
+    assert [row["importance_matrix"] for row in summary.tables["files"]] == [True, True, False]
+
+
+def test_a_tensors_type_that_needs_the_matrix_gets_it_in_a_file_that_does_not(
+    build: Build, model: Path, out_dir: Path, tmp_path: Path
+) -> None:
+    from gguf import GGUFReader
+
+    importance = _write_importance(tmp_path, model)
+    summary = build(types=("Q8_0",), tensor_types={"ffn_up": "iq3_xxs"}, importance=importance)
+    assert summary.tables["files"][0]["importance_matrix"]
+    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(out_dir / "demo-Q8_0.gguf").tensors}
+    assert (types["blk.0.ffn_up.weight"], types["blk.0.ffn_down.weight"]) == ("IQ3_XXS", "Q8_0")
+
+
 def test_refuses_a_template_that_ollama_cannot_express(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise TemplateShapeError("it writes BOS in every turn")
@@ -158,3 +180,18 @@ def test_refuses_a_wrong_request(changes: dict[str, object], rule: str) -> None:
     fields = {"f16": Path("f"), "model": Path("m"), "name": "demo", "out_dir": Path("o")}
     with pytest.raises(ValidationError, match=rule):
         GgufRequest.model_validate({**fields, "settings": QuantizationSection(), **changes})
+
+
+def _write_importance(folder: Path, model: Path) -> Path:
+    """As a training of this model measures it."""
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    values = {
+        name: np.linspace(1, 2, shape[1], dtype=np.float32)
+        for name, shape in shapes.items()
+        if len(shape) == 2 and "embed_tokens" not in name
+    }
+    write_importance(folder, Importance(values, tokens=512, rows=4))
+    return folder

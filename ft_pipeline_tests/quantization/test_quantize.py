@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from ft_pipeline.errors import ConversionError, DiskSpaceError
 from ft_pipeline.quantization.llama_library import call_llama, load_fully, open_vocabulary
+from ft_pipeline.quantization.plan import make_plan, run_quantizer
 from ft_pipeline.quantization.quantize import predict_size, quantize_gguf
+from ft_pipeline.quantization.quantizer_parameters import QuantizerParameters
 from ft_pipeline.quantization.types import TYPES
 from ft_pipeline_tests.quantization.gguf_files import Shape, make_importance, write_llama
 
@@ -50,6 +52,7 @@ def test_rows_that_are_no_multiple_of_256_are_reported(columns: int, tmp_path: P
     made = quantize_gguf(_write_matrix(tmp_path / "f16.gguf", columns), tmp_path / "made.gguf", "Q4_K_M")
     found = [(fallback.tensor, fallback.columns, fallback.wanted) for fallback in made.fallbacks]
     assert found == ([("blk.0.ffn_up.weight", columns, "q4_K")] if columns % 256 else [])
+    assert made.fallbacks == make_plan(tmp_path / "f16.gguf", "Q4_K_M", None, {}).fallbacks
 
 
 def test_a_file_that_is_no_gguf_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ def test_a_disk_without_room_is_found_before_the_work(
 
 
 def test_a_folder_that_is_not_there_is_not_called_a_full_disk(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="could not quantize"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         quantize_gguf(small, tmp_path / "missing" / "made.gguf", "Q8_0")
 
 
@@ -183,17 +186,43 @@ def test_a_stop_during_the_work_leaves_no_file(tmp_path: Path) -> None:
     def stop(*_: object) -> None:
         raise StopRequested
 
+    def ask_to_stop(done: int, _total: int, _name: str) -> None:
+        if done == 1:  # a second signal could come when nobody handles it any more
+            os.kill(os.getpid(), signal.SIGUSR1)
+
     source = write_llama(tmp_path / "f16.gguf", Shape(blocks=8, hidden=1024, feed_forward=2048))
     target = tmp_path / "made.gguf"
     before = signal.signal(signal.SIGUSR1, stop)
     try:
         with pytest.raises(StopRequested):
-            quantize_gguf(source, target, "Q4_K_M", progress=lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+            quantize_gguf(source, target, "Q4_K_M", progress=ask_to_stop)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert not target.exists()
     # llama.cpp goes on with that call; what it logs does not get into the next one.
     assert predict_size(source, "Q8_0") == pytest.approx(source.stat().st_size * 8.5 / 16, rel=0.01)
+
+
+def test_a_stop_before_llama_cpp_has_opened_the_file_leaves_none_later(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopRequested(Exception):
+        pass
+
+    given: list[Path] = []
+
+    def stop(_source: Path, target: Path, *_: object) -> None:
+        given.append(target)
+        raise StopRequested
+
+    monkeypatch.setattr("ft_pipeline.quantization.quantize.run_quantizer", stop)
+    with pytest.raises(StopRequested):
+        quantize_gguf(small, tmp_path / "made.gguf", "Q8_0")
+    monkeypatch.undo()
+    # What llama.cpp's thread does now.
+    with pytest.raises(ConversionError, match="could not quantize"):
+        run_quantizer(small, given[0], "Q8_0", QuantizerParameters("Q8_0"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lines_of_the_log_are_told_whole(small: Path) -> None:
@@ -230,8 +259,6 @@ def test_a_signal_gets_through_during_a_long_call() -> None:
 def _dry_run(source: Path) -> None:
     """A dry run, as `predict_size` asks llama.cpp for it."""
     import llama_cpp
-
-    from ft_pipeline.quantization.quantizer_parameters import QuantizerParameters
 
     parameters = QuantizerParameters("Q8_0", importance=None, tensor_types={}, metadata={}, dry_run=True)
     path = str(source).encode()
