@@ -48,7 +48,7 @@ def test_while_the_converter_writes(kilobytes: int, model: Path, tmp_path: Path)
     request = ConvertRequest(model=model, name="tiny", out_dir=tmp_path)
     stage = "ft_pipeline.quantization.convert_stage:convert_model"
     found = build_on_small_disk(tmp_path / "store", kilobytes, stage, request)
-    _assert_nothing_half_made(found, "it became full while llama.cpp's converter wrote it")
+    _assert_nothing_half_made(found, "became full while llama.cpp's converter wrote it")
 
 
 def test_before_the_quantizer_writes(model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ft_pipeline.errors import ConversionError
 
 T = TypeVar("T")
+_POLL_SECONDS = 0.2
 
 _this_thread = local()
 
@@ -74,6 +75,9 @@ def call_llama(function: Callable[[], T], on_line: Callable[[str], None] | None 
 
     Thread(target=work, name="llama.cpp", daemon=True).start()
     try:
+        # A signal that comes just before a wait is seen when the wait ends.
+        while not wait([future], _POLL_SECONDS).done:
+            pass
         result = future.result()
     finally:
         log.on_line = None  # after a request to stop, the call goes on without a listener
