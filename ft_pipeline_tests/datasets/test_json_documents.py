@@ -105,5 +105,6 @@ def test_a_document_of_broken_rows_does_not_cost_their_square(name: str, style: 
     text = opening + between.join([_BROKEN[name]] * 20_000) + closing
     started = time.process_time()
     records = read_records("json", text)
-    assert time.process_time() - started < 5
+    # Five seconds with coverage on two busy cores; their square takes minutes.
+    assert time.process_time() - started < 20
     assert 20_000 <= len(faults(records)) <= 20_001
