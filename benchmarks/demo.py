@@ -29,6 +29,7 @@ ORDER = [
     "raw_dataset",
     "validated_dataset",
     "data_report",
+    "export_check",
     "trained_adapter",
     "merged_model",
     "gguf_model",
