@@ -108,8 +108,9 @@ def _require_whole(folder: Path) -> None:
 def _list_weights(folder: Path) -> list[Path]:
     """The files that transformers loads; beside them a base may have the same weights in another form."""
     index = read_index(folder)
-    names = sorted(set(index.values())) if index is not None else [SINGLE_FILE]
-    return [folder / name for name in names if index is not None or (folder / name).is_file()]
+    if index is not None:
+        return [folder / name for name in sorted(set(index.values()))]
+    return [folder / SINGLE_FILE] if (folder / SINGLE_FILE).is_file() else []
 
 
 def require_context(base: BaseModel, row_tokens: int) -> None:

@@ -118,8 +118,4 @@ def _require_mergeable(said: Mapping[str, Any], start: bool | str | None, path: 
 
 def _find_pattern(patterns: Iterable[str], module: str) -> str:
     """`peft.utils.get_pattern_key`: PEFT takes seconds to import."""
-    return next((pattern for pattern in patterns if re.match(_as_suffix(pattern), module)), module)
-
-
-def _as_suffix(pattern: str) -> str:
-    return rf"(.*\.)?({pattern})$"
+    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), module)
