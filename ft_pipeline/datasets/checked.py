@@ -36,11 +36,11 @@ NARROW = ("line", "reasons", "key", "prompt", "position", "signature")
 
 
 def read_rows(raw: Path, checked: Path) -> pl.DataFrame:
-    """The checked rows with what the raw chunk knows of them: messages (as mended), extra, group."""
+    """The checked rows with what the raw chunk knows of them: messages (as mended), extra, group, tags."""
     rows = pl.read_parquet(checked, glob=False)
-    known = pl.read_parquet(raw, columns=["messages", "extra", "group"], glob=False)
+    known = pl.read_parquet(raw, columns=["messages", "extra", "group", "tags"], glob=False)
     messages = take_mended(rows["mended"], known["messages"])
-    return rows.with_columns(messages.alias("messages"), known["extra"], known["group"]).drop("mended")
+    return rows.with_columns(messages.alias("messages"), known["extra"], known["group"], known["tags"]).drop("mended")
 
 
 def read_messages(raw: Path, checked: Path, numbers: NDArray[np.int64]) -> pl.Series:

@@ -38,6 +38,7 @@ RAW_SCHEMA = pa.schema(
         ("messages", MESSAGES),
         ("extra", pa.string()),
         ("group", pa.string()),
+        ("tags", pa.list_(pa.string())),  # null where there are none
         ("reason", pa.string()),  # of a row that is no conversation, with all that follows
         ("column", pa.int64()),
         ("detail", pa.string()),
@@ -67,6 +68,7 @@ class _Row(NamedTuple):
     line: int
     conversation: Conversation | None
     group: str | None
+    tags: tuple[str, ...]
     fault: RowFault | None
     text: str | None
 
@@ -181,7 +183,7 @@ def _read_row(record: Record, layout: Layout) -> _Row:
             return _Row(record.line, *layout.parse(record.value), None, None)
         except RowFault as err:
             fault = err
-    return _Row(record.line, None, None, fault, record.show())
+    return _Row(record.line, None, None, (), fault, record.show())
 
 
 def _to_table(rows: Sequence[_Row]) -> pa.Table:
@@ -203,6 +205,7 @@ def _to_table(rows: Sequence[_Row]) -> pa.Table:
         messages.cast(MESSAGES),
         pa.array([row.conversation.extra if row.conversation else None for row in rows], pa.string()),
         pa.array([row.group for row in rows], pa.string()),
+        pa.array([row.tags or None for row in rows], pa.list_(pa.string())),
         pa.array([fault.code if fault else None for fault in faults], pa.string()),
         pa.array([fault.column if fault else None for fault in faults], pa.int64()),
         pa.array([str(fault) if fault else None for fault in faults], pa.string()),

@@ -27,6 +27,7 @@ _ROWS = pl.Schema(
         "messages": MESSAGES,
         "extra": pl.String,
         "group": pl.String,
+        "tags": pl.List(pl.String),
         "key": pl.String,
         "position": pl.Float64,
         "warnings": pl.List(pl.String),

@@ -1,8 +1,9 @@
-"""How a file's rows are taken: its format, the recipe's mapping of columns, groups."""
+"""How a file's rows are taken: its format, the recipe's mapping of columns, groups, tags."""
 
 from __future__ import annotations
 
 import gzip
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_a_recipe_cannot_map_to_a_column_that_no_format_has(columns: dict[str, s
 
 
 def test_a_recipe_may_map_to_every_column_of_every_format() -> None:
-    known = {column for kind in FORMATS.values() for column in (*kind.columns, *kind.optional)} | {"group"}
+    of_formats = {column for kind in FORMATS.values() for column in (*kind.columns, *kind.optional)}
+    known = of_formats | {"group", "tags", "tag"}
     section = DatasetSection(sources=("data/a.jsonl",), columns=dict.fromkeys(known, "x"))
     assert set(section.columns) == known
 
@@ -114,6 +116,50 @@ def test_a_group_of_another_kind_is_a_fault(value: Any) -> None:
     with pytest.raises(RowFault, match='"group" must be text or a number') as caught:
         Layout("text", {}).parse({"text": "a", "group": value})
     assert caught.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize(
+    ("fields", "tags"),
+    [
+        ({}, ()),
+        ({"tags": None}, ()),
+        ({"tags": []}, ()),
+        ({"tags": ["", "  ", None, float("nan")]}, ()),
+        ({"tag": ""}, ()),
+        ({"tags": ["billing", " refund\n", "billing"]}, ("billing", "refund")),
+        ({"tags": "billing"}, ("billing",)),
+        ({"tag": "billing, refund"}, ("billing, refund",)),
+        ({"tag": ["a", "b"]}, ("a", "b")),
+        ({"tags": [1, 2.0, Decimal("3.00"), date(2026, 1, 2)]}, ("1", "2", "3", "2026-01-02")),
+        ({"tags": [], "tag": "not read"}, ()),
+        ({"tags": ["\u200f", "👩\u200d💻"]}, ("\u200f", "👩\u200d💻")),
+        ({"tags": [str(number) for number in range(8)] * 2}, tuple("01234567")),
+        ({"tag": "x" * 64}, ("x" * 64,)),
+    ],
+)
+def test_tags_are_a_list_or_one_and_nothing_is_none(fields: dict[str, Any], tags: tuple[str, ...]) -> None:
+    assert Layout("text", {}).parse({"text": "a"} | fields)[2] == tags
+
+
+@pytest.mark.parametrize(
+    ("fields", "tags"),
+    [
+        ({"tags": {"a": 1}}, ()),
+        ({"tag": True}, ()),
+        ({"tags": ["a", ["b"], False]}, ("a",)),
+        ({"tags": [str(number) for number in range(9)]}, tuple("01234567")),
+        ({"tags": ["x" * 65, "a"]}, ("a",)),
+        ({"tags": ["a\x1b[31m", "a\nb", "a\u2028b", "a\ud800"]}, ()),
+    ],
+)
+def test_what_cannot_be_a_tag_is_left_out_and_the_row_stays(fields: dict[str, Any], tags: tuple[str, ...]) -> None:
+    assert Layout("text", {}).parse({"text": "a"} | fields)[2] == tags
+
+
+def test_tags_may_have_another_name() -> None:
+    rows = [{"text": "a", "category": "billing", "tags": ["not", "meant"]}, {"text": "b", "tags": ["not meant"]}]
+    layout = choose_layout("a.jsonl", rows, "auto", {"tags": "category"})
+    assert [layout.parse(row)[2] for row in rows] == [("billing",), ()]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ def test_a_format_makes_the_conversations_of_its_fixture(name: str) -> None:
     for case in cases:
         layout = choose_layout(name, [case["row"]], "auto", {})
         assert layout.format == name
-        conversation, group = layout.parse(case["row"])
+        conversation, group, tags = layout.parse(case["row"])
         assert [dict(message) for message in conversation.messages] == case["messages"]
         assert (conversation.extra and json.loads(conversation.extra)) == case.get("extra")
-        assert group == case.get("group")
+        assert (group, list(tags)) == (case.get("group"), case.get("tags", []))
 
 
 _call = st.fixed_dictionaries(
@@ -68,10 +68,10 @@ def test_any_row_is_a_conversation_or_a_fault(name: str, data: st.DataObject) ->
     right = {column: _VALID.get(column, st.text(max_size=8)) for column in FORMATS[name].columns}
     row = {column: data.draw(values if is_right else _json) for column, values in right.items()}
     lists = st.lists(st.dictionaries(st.sampled_from(["name", "type", "function"]), _json), max_size=2)
-    beside = st.sampled_from([*FORMATS[name].optional, "group"])
+    beside = st.sampled_from([*FORMATS[name].optional, "group", "tags", "tag"])
     row |= data.draw(st.dictionaries(beside, _ODD | _json | lists | lists.map(json.dumps), max_size=2))
     try:
-        conversation, _ = Layout(name, {}).parse(row)
+        conversation, *_ = Layout(name, {}).parse(row)
     except RowFault as err:
         assert err.code in {"wrong_shape", "not_text", "too_deep"}  # noqa: PT017
         return
@@ -116,7 +116,7 @@ def test_tools_come_back_as_templates_take_them() -> None:
         "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": None, "tool_calls": calls}],
         "tools": [{"type": "function", "function": {"name": "add"}}],
     }
-    conversation, _ = Layout("chat_messages", {}).parse(row)
+    conversation, *_ = Layout("chat_messages", {}).parse(row)
     messages, tools = unpack(conversation.messages, conversation.extra)
     assert messages[1] == {"role": "assistant", "content": "", "tool_calls": calls}
     assert tools == row["tools"]

@@ -38,6 +38,18 @@ def test_every_kind_of_file_gives_the_same_rows(folder: DataFolder) -> None:
     assert sorted(_first_messages(frame)) == sorted(["p0", "p1", "p2"] * 5)
 
 
+def test_every_kind_of_file_gives_the_same_tags(folder: DataFolder) -> None:
+    rows: list[dict[str, Any]] = [{"text": "a", "kind": "x"}, {"text": "b", "kind": None}, {"text": "c", "kind": "z"}]
+    folder.write("a.jsonl", [json.dumps(row) for row in rows])
+    folder.write("b.json", json.dumps(rows))
+    folder.write("c.csv", "text,kind\na,x\nb,\nc,z\n")
+    pl.DataFrame(rows).write_parquet(folder.root / "data/d.parquet")
+    listed = pl.DataFrame([row | {"kind": row["kind"] and [row["kind"]]} for row in rows])
+    listed.write_parquet(folder.root / "data/e.parquet")
+    folder.parse(columns={"tags": "kind"})
+    assert folder.raw()[1]["tags"].to_list() == [["x"], None, ["z"]] * 5
+
+
 def test_lines_are_those_of_the_file(folder: DataFolder) -> None:
     folder.write("a.jsonl", ["", good(1), "", "broken", good(2)])
     folder.parse()

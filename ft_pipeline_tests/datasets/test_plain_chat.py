@@ -32,7 +32,7 @@ _ODD_TURN: st.SearchStrategy[Any] = (
 _PLAIN = st.lists(_TURN, min_size=1, max_size=3).map(lambda turns: {"messages": turns})
 _ODD_ROW: st.SearchStrategy[Any] = (
     st.lists(_TURN | _ODD_TURN, max_size=3).map(lambda turns: {"messages": turns})
-    | st.tuples(_PLAIN, st.sampled_from(["id", "group", "tools", "system", "functions"]), _ODD).map(
+    | st.tuples(_PLAIN, st.sampled_from(["id", "group", "tags", "tag", "tools", "system", "functions"]), _ODD).map(
         lambda drawn: drawn[0] | {drawn[1]: drawn[2]}
     )
     | _ODD.map(lambda value: {"messages": value})

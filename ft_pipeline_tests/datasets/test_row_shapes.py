@@ -60,7 +60,7 @@ def test_tool_calls_of_another_shape_are_a_fault(calls: Any) -> None:
 def test_tool_calls_are_kept_as_they_are(arguments: Any, is_flat: bool) -> None:
     function = {"name": "f", "arguments": arguments}
     calls = [function if is_flat else {"id": "1", "type": "function", "function": function}]
-    conversation, _ = Layout("chat_messages", {}).parse({"messages": [_ASK, {**_ANSWER, "tool_calls": calls}]})
+    conversation, *_ = Layout("chat_messages", {}).parse({"messages": [_ASK, {**_ANSWER, "tool_calls": calls}]})
     assert conversation.extra is not None
     assert json.loads(conversation.extra)["turns"]["1"]["tool_calls"] == calls
 
@@ -155,7 +155,7 @@ def test_tools_are_as_deep_as_every_later_reader_can_read() -> None:
 def test_an_answer_of_weight_0_is_not_learned_in_silence(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(make_family("chatml", tmp_path))
     row = {"messages": [_ASK, {**_ANSWER, "weight": 0}, _ASK, _ANSWER]}
-    conversation, _ = Layout("chat_messages", {}).parse(row)
+    conversation, *_ = Layout("chat_messages", {}).parse(row)
     (last,) = TokenContract(tokenizer, max_row_tokens=100).tokenize([(conversation.messages, conversation.extra)])
     assert not last.faults
     contract = TokenContract(tokenizer, loss_on="all_answers", max_row_tokens=100)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ft_pipeline.datasets.checks import CHECKS, find_faults
 from ft_pipeline.datasets.contract import IGNORED
 from ft_pipeline.datasets.validated import (
+    DUPLICATES_FILE,
     EVALUATION_FILE,
     QUARANTINE_FILE,
     STATISTICS_FILE,
@@ -71,6 +72,25 @@ def test_every_row_is_accounted_for(folder: DataFolder) -> None:
         "quarantined": 1,
         "duplicates": 2,
     }
+
+
+def test_tags_come_with_their_row_and_change_nothing_else(folder: DataFolder) -> None:
+    rows = [*map(json.loads, map(good, range(30))), *map(json.loads, map(good, range(3)))]
+    tagged = [row | {"tags": [f"tag {number % 4}", "b"][: number % 3]} for number, row in enumerate(rows)]
+    summaries = [
+        folder.make([json.dumps(row) for row in rows_of_one], out=name, held_out_share=0.4)
+        for name, rows_of_one in (("bare", rows), ("tagged", tagged))
+    ]
+    assert summaries[0] == summaries[1]
+    for name in (TRAIN_FILE, EVALUATION_FILE, QUARANTINE_FILE, DUPLICATES_FILE):
+        bare, with_tags = (folder.table(name, out).drop("tags", strict=False) for out in ("bare", "tagged"))
+        assert bare.equals(with_tags)
+        assert bare.height or name == QUARANTINE_FILE
+    for name in (TRAIN_FILE, EVALUATION_FILE):
+        assert folder.table(name, "bare")["tags"].null_count() == folder.table(name, "bare").height
+        table = folder.table(name, "tagged")
+        wanted = [tagged[line - 1]["tags"] or None for line in table["source_line"]]
+        assert table["tags"].to_list() == wanted
 
 
 def test_the_twin_of_a_row_in_quarantine_is_in_quarantine_too(folder: DataFolder) -> None:

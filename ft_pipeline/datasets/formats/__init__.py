@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ft_pipeline.datasets.conversation import Conversation
 from ft_pipeline.datasets.formats.alpaca import parse_alpaca
 from ft_pipeline.datasets.formats.chat_messages import parse_chat_messages
-from ft_pipeline.datasets.formats.fields import GROUP
+from ft_pipeline.datasets.formats.fields import GROUP, TAG, TAGS
 from ft_pipeline.datasets.formats.prompt_completion import parse_prompt_completion
 from ft_pipeline.datasets.formats.sharegpt import parse_sharegpt
 from ft_pipeline.datasets.formats.text import parse_text
@@ -31,7 +31,7 @@ class Format:
         parse: From a row that has them to its conversation; raises `RowFault`.
         optional: What else `parse` reads.
         read_plain: A short way from lines of JSON to the messages of each, which declines (None) unless `parse` would
-            give the same of every line, and no group.
+            give the same of every line, and no group or tags.
     """
 
     columns: tuple[str, ...]
@@ -59,7 +59,8 @@ FORMATS = {
 
 def find_column_faults(columns: Mapping[str, str]) -> list[str]:
     """What is wrong with a recipe's `columns`, whatever the data: one sentence a fault."""
-    known = list(dict.fromkeys([*(c for kind in FORMATS.values() for c in (*kind.columns, *kind.optional)), GROUP]))
+    of_formats = (column for kind in FORMATS.values() for column in (*kind.columns, *kind.optional))
+    known = list(dict.fromkeys([*of_formats, GROUP, TAGS, TAG]))
     faults = []
     for ours, theirs in columns.items():
         if ours in known:

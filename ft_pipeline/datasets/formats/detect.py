@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.datasets.conversation import Conversation, RowFault
 from ft_pipeline.datasets.formats import FORMATS
-from ft_pipeline.datasets.formats.fields import read_group
+from ft_pipeline.datasets.formats.fields import read_group, read_tags
 from ft_pipeline.datasets.formats.hints import advise
 from ft_pipeline.errors import SourceError
 
@@ -37,8 +37,8 @@ class Layout:
     columns: Mapping[str, str]
     seen: str = ""
 
-    def parse(self, row: Any) -> tuple[Conversation, str | None]:
-        """The conversation of a row, and its group if it has one.
+    def parse(self, row: Any) -> tuple[Conversation, str | None, tuple[str, ...]]:
+        """The conversation of a row, its group if it has one, and its tags.
 
         Raises:
             RowFault: it is none of this format.
@@ -53,7 +53,7 @@ class Layout:
         for column in format_.columns:
             if column not in row:
                 raise _misfit(row, self.format, self.columns)
-        return format_.parse(row), read_group(row)
+        return format_.parse(row), read_group(row), read_tags(row)
 
     def read_plain(self, lines: bytes) -> pa.ListArray | None:
         """The messages of lines of JSON, if there is a short way to them."""

@@ -99,5 +99,8 @@ SHAPE_CASES = [
     row("bidirectional_override", turns(("user", "a"), ("assistant", "\u202eb")), "control_character"),
     row("group_of_a_list", _messages([_TURN, _ANSWER], group=[1, {"a": None}]), "wrong_shape"),
     row("fine_group_of_a_number", _messages([_TURN, _ANSWER], group=1.0)),
+    row("tags_of_an_object", _messages([_TURN, _ANSWER], tags={"a": 1})),
+    row("tag_with_an_escape", _messages([_TURN, _ANSWER], tag="\x1b[2J")),
+    row("fine_tags", _messages([_TURN, _ANSWER], tags=["a", None, 2.0])),
     row("fine_developer", turns(("developer", "s"), ("user", "a"), ("assistant", "b"))),
 ]
