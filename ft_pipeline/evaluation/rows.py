@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE, Message
 from ft_pipeline.errors import EvaluationError
+from ft_pipeline.evaluation.answer_check import AnswerCheck
+from ft_pipeline.evaluation.rules import HELD_OUT
 
-HELD_OUT = "held_out"
 _COLUMNS = ("set", "messages", "source_file", "source_line")
 # Of a validated data set; files without them are taken as they are.
-_EXTRA, _ORDER = "extra", "position"
+_EXTRA, _ORDER, _TAGS = "extra", "position", "tags"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class EvaluationRow:
 
     Attributes:
         number: Position within its set, from 0.
+        tags: What kind of row it is, by its data; the report breaks errors down by them.
+        check: How its answer is judged where the reference is one of many right ones; None: by the metrics alone.
     """
 
     set_name: str
@@ -29,6 +34,8 @@ class EvaluationRow:
     messages: tuple[Message, ...]
     source_file: str
     source_line: int
+    tags: tuple[str, ...] = ()
+    check: AnswerCheck | None = None
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -47,6 +54,27 @@ class EvaluationRow:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """How far a quantized model's distributions lie from the 16-bit model's, over the tokens of one reference.
+
+    Attributes:
+        tokens: Tokens that were compared.
+        kl_sum: Sum of KL(16-bit || quantized), in nats.
+        same_top: Tokens where both find the same token the most likely.
+        logprob: Log-likelihood of the reference in the quantized model, in nats.
+        reference_logprob: That in the 16-bit model.
+        kl_max: The largest divergence of a token.
+    """
+
+    tokens: int
+    kl_sum: float
+    same_top: int
+    logprob: float
+    reference_logprob: float
+    kl_max: float
+
+
+@dataclass(frozen=True)
 class ScoredRow:
     """What one contestant made of one row.
 
@@ -57,6 +85,8 @@ class ScoredRow:
         logprob: Log-likelihood of the reference's tokens given the prompt, in nats.
         reference_tokens: Number of those tokens, the end of the turn included.
         fault: Why the row could not be put to the model; then the answer is empty and counts as wrong.
+        divergence: From the 16-bit model; None where it was not compared.
+        user_scores: By the name of a user's metric; one that failed on the row is missing.
     """
 
     row: EvaluationRow
@@ -66,6 +96,8 @@ class ScoredRow:
     logprob: float
     reference_tokens: int
     fault: str = ""
+    divergence: Divergence | None = None
+    user_scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -88,8 +120,9 @@ def read_rows(path: Path, max_rows_per_set: int) -> list[EvaluationRow]:
     names = sorted(frame["set"].unique(maintain_order=True), key=lambda name: name != HELD_OUT)
     if HELD_OUT not in names:
         raise EvaluationError(
-            f"at least one row must be held out to score on; {path} has none (sets: {', '.join(names) or 'none'}). "
-            "Add data or raise dataset.held_out_share."
+            f"at least one held-out row must be a conversation to score; {path} has none (sets with one: "
+            f"{', '.join(names) or 'none'}). Plain text and calls of tools are not scored: add conversations, or raise "
+            "dataset.held_out_share."
         )
     rows: list[EvaluationRow] = []
     for name in names:
@@ -107,15 +140,16 @@ def _read_scorable(path: Path) -> pl.DataFrame:
     if _ORDER in names:
         rows = rows.sort("set", _ORDER, "source_file", "source_line")
     is_text = pl.col("messages").list.first().struct.field("role") == TEXT_ROLE
-    return rows.filter(~is_text).select(_COLUMNS).collect()
+    columns = [*_COLUMNS, _TAGS] if _TAGS in names else _COLUMNS
+    return rows.filter(~is_text).select(columns).collect()
 
 
-def _to_row(set_name: str, number: int, record: dict[str, object]) -> EvaluationRow:
+def _to_row(set_name: str, number: int, record: dict[str, Any]) -> EvaluationRow:
     messages = record["messages"]
-    file, line = str(record["source_file"]), int(str(record["source_line"]))
+    file, line = str(record["source_file"]), int(record["source_line"])
     if not isinstance(messages, list) or len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise EvaluationError(
             f"{file}:{line}: a row to score must end with the assistant's reference answer to something. Drop the row."
         )
     turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in messages)
-    return EvaluationRow(set_name, number, turns, file, line)
+    return EvaluationRow(set_name, number, turns, file, line, tuple(record.get(_TAGS) or ()))

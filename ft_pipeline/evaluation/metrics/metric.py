@@ -1,17 +1,24 @@
-"""What a metric is: a ratio of two sums over rows."""
+"""What a metric is: a ratio of two sums over rows.
+
+Nothing heavy is imported here or beside: the recipe takes the names of the metrics from `METRICS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ft_pipeline.errors import EvaluationError
-from ft_pipeline.evaluation.intervals import Interval, bootstrap_ratio
-from ft_pipeline.evaluation.rows import ScoredRow
+if TYPE_CHECKING:
+    from ft_pipeline.evaluation.rows import ScoredRow
+
+# task: is the answer right; answers: what answers are like; likelihood: of the references; fidelity: to the 16-bit
+# model.
+Family = Literal["task", "answers", "likelihood", "fidelity"]
 
 
-def _identity(value: float) -> float:
+def identity(value: float) -> float:
+    """The value itself."""
     return value
 
 
@@ -27,34 +34,16 @@ class Metric:
         title: Name for people.
         unit: "share" is shown as a percentage, "number" as it is.
         part: A row's term of the upper sum.
-        weight: A row's term of the lower sum.
+        weight: A row's term of the lower sum; 0 where the metric says nothing of the row: its `part` is not asked.
         transform: Rises with its argument.
+        better: Whether higher or lower values are, or neither.
+        family: What it is about; tables are grouped by it.
     """
 
     title: str
     unit: Literal["share", "number"]
     part: Callable[[ScoredRow], float]
     weight: Callable[[ScoredRow], float] = _one
-    transform: Callable[[float], float] = _identity
-
-    def __call__(self, rows: Sequence[ScoredRow]) -> float:
-        """The metric over rows.
-
-        Raises:
-            EvaluationError: there are no rows, or none has weight.
-        """
-        weight = sum(map(self.weight, rows))
-        if not weight > 0:
-            raise EvaluationError(
-                f"{self.title} needs rows to be taken over; there are {len(rows)}, of weight {weight:g}"
-            )
-        return self.transform(sum(map(self.part, rows)) / weight)
-
-    def interval(self, rows: Sequence[ScoredRow]) -> Interval:
-        """Its 95 % interval.
-
-        Raises:
-            EvaluationError: as for the metric itself.
-        """
-        mean = bootstrap_ratio([self.part(row) for row in rows], [self.weight(row) for row in rows])
-        return Interval(self.transform(mean.low), self.transform(mean.high))
+    transform: Callable[[float], float] = identity
+    better: Literal["higher", "lower", "neither"] = "higher"
+    family: Family = "task"

@@ -9,7 +9,8 @@ import math
 from ft_pipeline.evaluation.metrics.metric import Metric
 
 
-def _exp(nats: float) -> float:
+def exp_or_infinity(nats: float) -> float:
+    """e to the power of `nats`; infinite where that is too large."""
     try:
         return math.exp(nats)
     except OverflowError:
@@ -21,5 +22,7 @@ PERPLEXITY = Metric(
     "number",
     part=lambda row: -row.logprob,
     weight=lambda row: float(row.reference_tokens),
-    transform=_exp,
+    transform=exp_or_infinity,
+    better="lower",
+    family="likelihood",
 )

@@ -2,4 +2,4 @@
 
 from ft_pipeline.evaluation.metrics.metric import Metric
 
-STOP_RATE = Metric("stop rate", "share", part=lambda row: float(row.stopped))
+STOP_RATE = Metric("stop rate", "share", part=lambda row: float(row.stopped and not row.fault), family="answers")
