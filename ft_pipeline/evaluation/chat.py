@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from jinja2 import TemplateError
+from types import TracebackType
+from typing import Self
 
 from ft_pipeline.datasets.conversation import Message
-from ft_pipeline.datasets.rendering import TEMPLATE_DATE, template_failures
-from ft_pipeline.errors import EvaluationError
+from ft_pipeline.errors import ConversionError, EvaluationError
+from ft_pipeline.evaluation.agreement import count_agreed
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.rows import EvaluationRow
+from ft_pipeline.quantization.llama_reader import LlamaReader
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,35 @@ class EncodedChat:
 class ChatEncoder:
     """Renders and tokenizes conversations as llama.cpp's server does for the same file.
 
-    The template is rendered in Jinja's sandbox. BOS: as many as the file defines, none or one, whether the template
-    writes it or leaves it to the tokenizer. Text that looks like a control token is read as one, in training too.
+    The template is rendered by llama.cpp's own engine, in a process that lasts as long as the context. BOS and EOS go
+    by llama.cpp's rule: the vocabulary's own, where it adds any, in place of one that the template wrote. Text that
+    looks like a control token is read as one, in training too.
 
     Args:
         model: The loaded file.
 
     Raises:
-        EvaluationError: the file has no chat template, or one that is no valid Jinja.
+        EvaluationError: on entering: the file has no chat template.
+        EnvironmentMismatch: on entering: llama.cpp's template engine is not set up.
     """
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model
-        template = model.chat_template
-        if not template:
+
+    def __enter__(self) -> Self:
+        if not self._model.vocabulary.chat_template:
             raise EvaluationError(
-                f"a contestant's GGUF must carry a chat template; {model.path} has none. "
+                f"a contestant's GGUF must carry a chat template; {self._model.path} has none. "
                 "Give the base model one and build the GGUF again."
             )
-        try:
-            self._render_prompt = _make_formatter(model, template, add_generation_prompt=True)
-            self._render_all = _make_formatter(model, template, add_generation_prompt=False)
-        except TemplateError as err:
-            raise EvaluationError(f"a GGUF's chat template must be valid Jinja; that of {model.path}: {err}") from err
+        self._reader = LlamaReader(self._model.vocabulary)
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
 
     def encode(self, row: EvaluationRow) -> EncodedChat:
         """Ids of the prompt and of the reference answer.
@@ -65,64 +71,38 @@ class ChatEncoder:
         Raises:
             EvaluationError: the template refuses the conversation, or leaves the answer out.
         """
-        open_text = self._render(self._render_prompt, row.prompt, row)
-        whole_text = self._render(self._render_all, row.messages, row)
-        prompt = self._tokenize_chat(open_text)
-        whole = self._tokenize_chat(whole_text)
+        open_text = self._render(row.prompt, row, is_open=True)
+        whole_text = self._render(row.messages, row, is_open=False)
+        prompt = self._reader.encode(open_text)
+        whole = self._reader.encode(whole_text)
         if whole[: len(prompt)] == prompt:
             completion = whole[len(prompt) :]
         else:
-            completion = self._model.tokenize(self._cut_answer(open_text, whole_text, row))
+            completion = self._model.vocabulary.tokenize(self._cut_answer(open_text, whole_text, row))
         return EncodedChat(prompt, self._cut_after_turn(completion))
 
-    def _render(self, formatter: Any, messages: Sequence[Message], row: EvaluationRow) -> str:
+    def _render(self, messages: Sequence[Message], row: EvaluationRow, *, is_open: bool) -> str:
         try:
-            return str(formatter(messages=list(messages)).prompt)
-        except template_failures() as err:
+            conversation = [{"role": message["role"], "content": message["content"]} for message in messages]
+            return self._reader.render(conversation, add_generation_prompt=is_open)
+        except ConversionError as err:
             raise EvaluationError(
-                f"{row.place}: the chat template of {self._model.path} must render every row; it fails with: {err}"
+                f"{row.place}: the chat template of {self._model.path} must render every row; {err}"
             ) from err
-
-    def _tokenize_chat(self, text: str) -> list[int]:
-        ids = self._model.tokenize(text)
-        bos = self._model.bos_token
-        while bos is not None and ids[:2] == [bos, bos]:
-            del ids[0]
-        return [bos, *ids] if bos is not None and self._model.adds_bos and ids[:1] != [bos] else ids
 
     def _cut_answer(self, open_text: str, whole_text: str, row: EvaluationRow) -> str:
         if whole_text.startswith(open_text):
             return whole_text[len(open_text) :]
-        start = whole_text.rfind(row.reference.strip())
-        if start < 0:
+        # The answer begins where the text parts from that of another answer.
+        other: Message = {"role": "assistant", "content": "1" if row.reference.lstrip().startswith("0") else "0"}
+        other_text = self._render([*row.prompt, other], row, is_open=False)
+        if whole_text == other_text:
             raise EvaluationError(
                 f"{row.place}: the chat template of {self._model.path} must write the answer; it leaves it out"
             )
-        return whole_text[start:]
+        return whole_text[count_agreed(whole_text, other_text) :]
 
     def _cut_after_turn(self, completion: list[int]) -> list[int]:
-        ends = [index for index, token in enumerate(completion) if self._model.ends_generation(token)]
+        ends = [index for index, token in enumerate(completion) if self._model.vocabulary.ends_generation(token)]
         # What the template writes after the turn (ChatML's line break) is never generated.
         return completion[: ends[-1] + 1] if ends else completion
-
-
-def _make_formatter(model: LlamaModel, template: str, *, add_generation_prompt: bool) -> Any:
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    class UndatedFormatter(Jinja2ChatFormatter):  # type: ignore[misc]
-        """llama-cpp-python's sandboxed formatter on a day that stands still."""
-
-        @staticmethod
-        def strftime_now(_format: str) -> str:
-            return TEMPLATE_DATE
-
-    return UndatedFormatter(
-        template=template,
-        bos_token=_control_text(model, model.bos_token),
-        eos_token=_control_text(model, model.eos_token),
-        add_generation_prompt=add_generation_prompt,
-    )
-
-
-def _control_text(model: LlamaModel, token: int | None) -> str:
-    return "" if token is None else model.piece(token, special=True).decode("utf-8", errors="replace")

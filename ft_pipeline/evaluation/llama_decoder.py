@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ft_pipeline.errors import EvaluationError
+from ft_pipeline.evaluation.llama_log import Buffer
 from ft_pipeline.evaluation.llama_model import LlamaModel
+from ft_pipeline.evaluation.vram import CELL_BLOCK, LARGEST_MICRO_BATCH, round_up_cells
 
 Logits = npt.NDArray[np.float32]
 
-# llama.cpp rounds each sequence's cells up to this (src/llama-context.cpp).
-CELL_BLOCK = 256
 _MAX_BATCH_TOKENS = 2048
 # Logits of one batch stay below this many values (256 MiB): a vocabulary of 128k takes 0.5 MiB a token.
 _MAX_BATCH_LOGITS = 2**26
@@ -43,46 +43,64 @@ class Piece:
 class Decoder:
     """A llama.cpp context of several sequences, each with cells of its own (no unified cache).
 
-    With a unified cache every token would look at the cells of all sequences and mask them: 16 sequences of 100 tokens
-    then cost six times the attention.
+    With a unified cache every token would look at the cells of all sequences and mask them.
 
     Args:
         model: The loaded model; it must outlive the decoder.
         sequences: How many there may be at once.
         tokens_per_sequence: Cells of each.
         threads: Threads of one llama.cpp call.
+        micro_batch_tokens: Tokens that go through a layer at once.
+
+    Attributes:
+        prefix_tokens: Tokens that every sequence begins with; `rewind` to them is cheaper than to none.
 
     Raises:
         EvaluationError: on entering: llama.cpp has no room for it.
     """
 
-    def __init__(self, model: LlamaModel, *, sequences: int, tokens_per_sequence: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        sequences: int,
+        tokens_per_sequence: int,
+        threads: int,
+        micro_batch_tokens: int = LARGEST_MICRO_BATCH,
+    ) -> None:
         import llama_cpp
 
         self._llama: Any = llama_cpp
         self._model = model
         self.sequences = sequences
+        self.prefix_tokens = 0
+        self._micro_batch_tokens = micro_batch_tokens
         self._tokens_per_sequence = tokens_per_sequence
         self._threads = threads
-        self._room = max(CELL_BLOCK, min(_MAX_BATCH_TOKENS, _MAX_BATCH_LOGITS // model.vocabulary_size))
+        self._room = count_batch_tokens(model.vocabulary_size)
         self._batch = _Batch(self._llama, self._room, sequences)
 
     def __enter__(self) -> Decoder:
         params = self._llama.llama_context_default_params()
         params.n_seq_max = self.sequences
-        params.n_ctx = self.sequences * _round_up(self._tokens_per_sequence)
+        params.n_ctx = self.sequences * round_up_cells(self._tokens_per_sequence)
         params.kv_unified = False
         params.n_batch = self._room
+        params.n_ubatch = min(self._room, self._micro_batch_tokens)
         params.n_threads = params.n_threads_batch = self._threads
         # Answers are rewound to the first wrong token; a sliding window would have dropped what lies before it.
         params.swa_full = True
-        # The CPU alone, also where llama.cpp was built for a GPU: nobody holds a lease here.
-        params.offload_kqv = params.op_offload = False
+        on_gpu = self._model.n_gpu_layers
+        params.offload_kqv = on_gpu > 0
+        # Large batches borrow the GPU's arithmetic for the layers that it does not hold.
+        params.op_offload = 0 < on_gpu <= self._model.layers
         params.no_perf = True
-        # ggml's flash attention on the CPU rounds single tokens unlike whole prompts: logits of a 4M model move by 0.09
-        # (root mean square), and answers depend on what shares their batch. Without it they move by 0.01.
+        # How far logits of a 4M model move on the CPU when the same tokens are decoded one by one, as a whole or beside
+        # others, root mean square: in Q8_0 by 0.05 with flash attention, by 0.002 to 0.02 without; in Q4_K_M by 0.07
+        # either way. The less they move, the less an answer depends on what shares its batch. Not measured on a GPU.
         params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._context = self._llama.llama_init_from_model(self._model.handle, params)
+        with self._model.log.listen():
+            self._context = self._llama.llama_init_from_model(self._model.handle, params)
         if not self._context:
             raise EvaluationError(
                 f"llama.cpp must make a context of {self.sequences} x {self._tokens_per_sequence} tokens for "
@@ -132,8 +150,24 @@ class Decoder:
         self._llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return False
 
+    def hold_prefix(self, tokens: Sequence[int]) -> None:
+        """Begin every sequence with these tokens; all must be empty.
+
+        They go through the model once and are copied, so that a sequence holds the same numbers whatever shares a batch
+        with it.
+
+        Raises:
+            EvaluationError: llama.cpp fails on them.
+        """
+        for _ in self.decode([Piece(0, tokens, 0, 0)]):
+            pass
+        for sequence in range(1, self.sequences):
+            self._llama.llama_memory_seq_cp(self._memory, 0, sequence, -1, -1)
+        self.prefix_tokens = len(tokens)
+
     def _run_batch(self) -> None:
-        status = self._llama.llama_decode(self._context, self._batch.struct)
+        with self._model.log.listen():
+            status = self._llama.llama_decode(self._context, self._batch.struct)
         if status != 0:
             raise EvaluationError(
                 f"llama.cpp must decode every batch; llama_decode gives {status} for {self._model.path}: "
@@ -185,5 +219,32 @@ def _flatten(pieces: Sequence[Piece]) -> tuple[npt.NDArray[Any], ...]:
     return owner, tokens, sequences, positions, offset >= first_wanted[owner]
 
 
-def _round_up(tokens: int) -> int:
-    return -(-tokens // CELL_BLOCK) * CELL_BLOCK
+def count_batch_tokens(vocabulary_size: int) -> int:
+    """The most tokens of one call."""
+    return max(CELL_BLOCK, min(_MAX_BATCH_TOKENS, _MAX_BATCH_LOGITS // vocabulary_size))
+
+
+def list_buffers(model: LlamaModel, context_tokens: int) -> list[Buffer]:
+    """What the model has taken, and a context as llama.cpp's programs make it for one conversation.
+
+    Raises:
+        EvaluationError: llama.cpp has no room for it.
+    """
+    import llama_cpp
+
+    before = [buffer for buffer in model.log.buffers if buffer.kind == "model"]
+    taken = len(model.log.buffers)
+    parameters: Any = llama_cpp.llama_context_default_params()
+    parameters.n_ctx = context_tokens
+    if not model.n_gpu_layers:
+        parameters.offload_kqv = parameters.op_offload = False
+    parameters.swa_full = False
+    with model.log.listen():
+        context = llama_cpp.llama_init_from_model(model.handle, parameters)
+    if not context:
+        raise EvaluationError(
+            f"llama.cpp must make a context of {context_tokens} tokens for {model.path}; it does not: "
+            f"{model.log.explain()}"
+        )
+    llama_cpp.llama_free(context)
+    return [*before, *model.log.buffers[taken:]]

@@ -12,9 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from ft_pipeline.errors import EvaluationError
+from ft_pipeline.evaluation.gguf_facts import GgufFacts, read_gguf_facts
 from ft_pipeline.evaluation.llama_log import LlamaLog
+from ft_pipeline.quantization.llama_library import Vocabulary
 
-_NO_TOKEN = -1
+# Assumed: what `is_small` is asked for was measured with 4M weights.
+_SMALL_WEIGHTS = 2**24
 
 
 def require_file(path: Path) -> None:
@@ -24,20 +27,28 @@ def require_file(path: Path) -> None:
 
 
 class LlamaModel:
-    """A model in memory, for as long as the context lasts. On the CPU alone: no lease is taken for it.
+    """A model in memory, for as long as the context lasts.
 
     Args:
-        path: The GGUF file.
+        path: The GGUF file; the first of its parts if it was split.
+        n_gpu_layers: Layers on the GPU whose lease the caller holds, in llama.cpp's count; 0: the CPU alone, also where
+            llama.cpp was built for a GPU.
+
+    Attributes:
+        vocabulary: Its tokenizer and chat template, while the context lasts.
 
     Raises:
         EvaluationError: on entering: there is no such file, or llama.cpp refuses it.
     """
 
-    def __init__(self, path: Path) -> None:
+    vocabulary: Vocabulary
+
+    def __init__(self, path: Path, *, n_gpu_layers: int = 0) -> None:
         import llama_cpp
 
         self._llama: Any = llama_cpp
         self.path = path
+        self.n_gpu_layers = n_gpu_layers
         self.log = LlamaLog()
         self.load_seconds = 0.0
 
@@ -48,7 +59,8 @@ class LlamaModel:
             self._llama.llama_backend_init()
             self.handle = self._load()
             stack.callback(self._llama.llama_model_free, self.handle)
-            self._vocabulary = self._llama.llama_model_get_vocab(self.handle)
+            self._tokens = self._llama.llama_model_get_vocab(self.handle)
+            self.vocabulary = Vocabulary(self.handle)
             self._exit = stack.pop_all()
         return self
 
@@ -59,11 +71,18 @@ class LlamaModel:
 
     def _load(self) -> Any:
         params = self._llama.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = self.n_gpu_layers
+        # One GPU, the one that is held.
+        params.split_mode = self._llama.LLAMA_SPLIT_MODE_NONE
+        if not self.n_gpu_layers:
+            # An empty list of devices: a context would take memory of each that is there, with no layer on it either.
+            no_devices = (ctypes.c_void_p * 1)(None)
+            params.devices = ctypes.cast(no_devices, ctypes.c_void_p)
         # A damaged tensor is found at loading, not as an odd score.
         params.check_tensors = True
         started = time.perf_counter()
-        handle = self._llama.llama_model_load_from_file(str(self.path).encode(), params)
+        with self.log.listen():
+            handle = self._llama.llama_model_load_from_file(str(self.path).encode(), params)
         self.load_seconds = time.perf_counter() - started
         if not handle:
             raise EvaluationError(
@@ -75,45 +94,16 @@ class LlamaModel:
 
     @cached_property
     def vocabulary_size(self) -> int:
-        return int(self._llama.llama_vocab_n_tokens(self._vocabulary))
-
-    @cached_property
-    def bos_token(self) -> int | None:
-        """Id of the token that begins a text, if the vocabulary has one."""
-        return _token_or_none(self._llama.llama_vocab_bos(self._vocabulary))
-
-    @cached_property
-    def eos_token(self) -> int | None:
-        """Id of the token that ends a text, if the vocabulary has one."""
-        return _token_or_none(self._llama.llama_vocab_eos(self._vocabulary))
-
-    @cached_property
-    def adds_bos(self) -> bool:
-        """The file asks for a BOS before every text."""
-        return self.bos_token is not None and bool(self._llama.llama_vocab_get_add_bos(self._vocabulary))
-
-    def ends_generation(self, token: int) -> bool:
-        """The token is one of those at which llama.cpp's programs stop: end of text, of turn, of message."""
-        return bool(self._llama.llama_vocab_is_eog(self._vocabulary, token))
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a rendered chat: control tokens are read as such, none is added."""
-        raw = text.encode()
-        room = len(raw) + 8
-        ids = (self._llama.llama_token * room)()
-        count = self._llama.llama_tokenize(self._vocabulary, raw, len(raw), ids, room, False, True)
-        if count < 0:
-            raise EvaluationError(f"{self.path}: its tokenizer makes more tokens of a text than the text has bytes")
-        return list(ids[:count])
+        return int(self._llama.llama_vocab_n_tokens(self._tokens))
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Bytes of one token; of a control token only if `special`."""
         room = 256
         buffer = ctypes.create_string_buffer(room)
-        count = self._llama.llama_token_to_piece(self._vocabulary, token, buffer, room, 0, special)
+        count = self._llama.llama_token_to_piece(self._tokens, token, buffer, room, 0, special)
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
-            count = self._llama.llama_token_to_piece(self._vocabulary, token, buffer, -count, 0, special)
+            count = self._llama.llama_token_to_piece(self._tokens, token, buffer, -count, 0, special)
         return buffer.raw[:count]
 
     def decode_text(self, tokens: Sequence[int]) -> str:
@@ -123,10 +113,14 @@ class LlamaModel:
     # -- metadata ----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def chat_template(self) -> str | None:
-        """The Jinja template that the file carries."""
-        template = self._llama.llama_model_chat_template(self.handle, None)
-        return None if template is None else template.decode("utf-8")
+    def facts(self) -> GgufFacts:
+        """What the file's header says about its shape."""
+        return read_gguf_facts(self.path)
+
+    def has_key(self, name: str) -> bool:
+        """Whether the metadata have this key."""
+        buffer = ctypes.create_string_buffer(1)
+        return int(self._llama.llama_model_meta_val_str(self.handle, name.encode(), buffer, len(buffer))) >= 0
 
     @cached_property
     def context_tokens(self) -> int:
@@ -134,16 +128,22 @@ class LlamaModel:
         return int(self._llama.llama_model_n_ctx_train(self.handle))
 
     @cached_property
-    def cache_bytes_per_token(self) -> int:
-        """Bytes that one token takes in a 16-bit cache of keys and values, over all layers."""
-        heads = int(self._llama.llama_model_n_head(self.handle)) or 1
-        width = (
-            int(self._llama.llama_model_n_embd(self.handle))
-            * int(self._llama.llama_model_n_head_kv(self.handle))
-            // heads
-        )
-        return 2 * 2 * width * int(self._llama.llama_model_n_layer(self.handle))
+    def weights(self) -> int:
+        """How many weights it has."""
+        return int(self._llama.llama_model_n_params(self.handle))
 
+    @property
+    def is_small(self) -> bool:
+        """It runs on the CPU, and its weights are so few that attention takes more of a step's time than they do."""
+        return self.weights <= _SMALL_WEIGHTS and not self.n_gpu_layers
 
-def _token_or_none(token: int) -> int | None:
-    return None if token == _NO_TOKEN else int(token)
+    @cached_property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self._llama.llama_model_n_layer(self.handle))
+
+    @cached_property
+    def can_rewind(self) -> bool:
+        """Its memory can forget its last tokens alone: no layer is recurrent."""
+        is_recurrent, is_hybrid = self._llama.llama_model_is_recurrent, self._llama.llama_model_is_hybrid
+        return not (is_recurrent(self.handle) or is_hybrid(self.handle))

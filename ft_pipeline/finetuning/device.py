@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ft_pipeline.finetuning.nvidia_smi import Gpu
 from ft_pipeline.finetuning.torch_build import TorchBuild, read_torch_build
 
 CPU = "cpu"
+_SETTLE_TRIES, _SETTLE_SECONDS = 20, 0.5
 
 _BF16_CAPABILITY = (8, 0)
 # Unsloth's floor (its requirements page); bitsandbytes' is 6.0 (its installation page).
@@ -23,6 +25,16 @@ _LEAST_CAPABILITY_BY_CUDA = {13: (7, 5)}
 _LEAST_DRIVER_BY_CUDA = {11: 450, 12: 525, 13: 580}
 _ON_CPU = "or FT_PIPELINE_DEVICE=cpu to train on the CPU"
 _NO_ROCM = "AMD's cards (ROCm) are not supported: the 4-bit kernels and the lease are for NVIDIA's driver"
+
+
+@dataclass(frozen=True)
+class GpuSettings:
+    """How the device may be used: what Dagster's `GpuResource` holds."""
+
+    device: str
+    vram_limit_bytes: int | None
+    wait_seconds: float
+    lock_dir: Path
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,17 @@ def find_device(wanted: str) -> Device:
     raise ResourceError(
         f"the device must be 'cpu', 'auto' or a GPU of this machine, got '{wanted}'. GPUs here: {known}."
     )
+
+
+def find_settled(device: Device) -> Device:
+    """The device as it is now, not when waiting began; the one before us may still be giving its memory back."""
+    now = find_device(device.name)
+    for _ in range(_SETTLE_TRIES if device.is_gpu else 0):
+        time.sleep(_SETTLE_SECONDS)
+        before, now = now, find_device(device.name)
+        if now.free_bytes <= before.free_bytes:
+            break
+    return now
 
 
 def _do_without_nvidia(wanted: str) -> Device:

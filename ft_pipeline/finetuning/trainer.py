@@ -21,7 +21,7 @@ from ft_pipeline.finetuning.backends import BACKENDS, Backend
 from ft_pipeline.finetuning.batches import RowTable
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
 from ft_pipeline.finetuning.curves import Curves, Log, open_logs
-from ft_pipeline.finetuning.device import Device, find_device
+from ft_pipeline.finetuning.device import Device, find_settled
 from ft_pipeline.finetuning.early_stopping import EarlyStopping, best_adapter_file
 from ft_pipeline.finetuning.guards import LossGuard
 from ft_pipeline.finetuning.held_out import HeldOut
@@ -40,7 +40,6 @@ from ft_pipeline.scratch import open_scratch
 from ft_pipeline.summary import Summary
 
 TENSORBOARD_DIR, _BEST_DIR = "tensorboard", "best"
-_SETTLE_TRIES, _SETTLE_SECONDS = 20, 0.5
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,9 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
         holder=request.holder,
         tell=reporter.info,
     ):
-        device = _find_settled(found.device)
+        device = find_settled(found.device)
         with open_scratch(request.checkpoints) as scratch:
             return _train(found, device, scratch, request, reporter)
-
-
-def _find_settled(device: Device) -> Device:
-    """The device as it is now, not when waiting began; the one before us may still be giving its memory back."""
-    now = find_device(device.name)
-    for _ in range(_SETTLE_TRIES if device.is_gpu else 0):
-        time.sleep(_SETTLE_SECONDS)
-        before, now = now, find_device(device.name)
-        if now.free_bytes <= before.free_bytes:
-            break
-    return now
 
 
 def _train(found: Preflight, device: Device, scratch: Path, request: TrainRequest, reporter: Reporter) -> Summary:

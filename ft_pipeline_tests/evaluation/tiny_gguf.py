@@ -89,19 +89,25 @@ def write_gguf(path: Path, weights: Tensors, *, template: str | None = CHATML, a
     writer.add_head_count(_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_vocabulary(writer, add_bos)
+    add_vocabulary(writer, add_bos)
     if template is not None:
         writer.add_chat_template(template)
+    write_tensors(writer, weights)
+    return path
+
+
+def write_tensors(writer: Any, weights: Tensors) -> None:
+    """The rest of a file whose metadata are there."""
     for name, tensor in weights.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
-def _add_vocabulary(writer: Any, add_bos: bool) -> None:
+def add_vocabulary(writer: Any, add_bos: bool = True) -> None:
+    """The SentencePiece-like one."""
     kinds: Sequence[gguf.TokenType] = [_kind(token) for token in TOKENS]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(TOKENS)
