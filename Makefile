@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test check format doctor plan pin verify gc lock clean
+.PHONY: help setup demo run dev test check format doctor plan pin verify gc rollback history lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -73,6 +73,12 @@ verify: $(READY) ## Compare every artifact's files with the hashes in its manife
 
 gc: $(READY) ## Show what retention would remove
 	@$(VENV_PYTHON) -m ft_pipeline gc --dry-run
+
+rollback: $(READY) ## RECIPE=name back to the champion before, or to TO=fingerprint that was champion once
+	@$(VENV_PYTHON) -m ft_pipeline rollback $(RECIPE) $(if $(TO),--to $(TO))
+
+history: $(READY) ## Who is champion, challenger and best of RECIPE=name, and how that came to be
+	@$(VENV_PYTHON) -m ft_pipeline history $(RECIPE)
 
 lock: ## Resolve the ranges of pyproject.toml into constraints.txt anew (needs the network)
 	@bash scripts/lock.sh

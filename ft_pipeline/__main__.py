@@ -1,4 +1,4 @@
-"""The command line: `python -m ft_pipeline doctor|pin|plan|report|verify|gc`. Dagster materializes the assets."""
+"""The command line: `python -m ft_pipeline --help`. Dagster materializes the assets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ft_pipeline.finetuning.plan_table import TableFormat, render_grid, render_r
 from ft_pipeline.pin import pin
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
-from ft_pipeline.publishing.alias import alias_folder, list_published
+from ft_pipeline.publishing.commands import history, rollback
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 from ft_pipeline.recipe_reference import render_reference
 from ft_pipeline.retention import collect_garbage
@@ -52,9 +52,8 @@ def report() -> None:
     run = Run(lambda: load_recipe(find_recipe(environment.recipe_name(), root)), root, environment.artifacts_folder())
     artifact = Pipeline(run, LogReporter(logging.getLogger(__name__))).find_report()
     click.echo(artifact.manifest.summary.figures["verdict"])
-    for row in artifact.manifest.summary.tables["scores"]:
-        shown = f"exact match {row['exact_match']:6.1%}  stop rate {row['stop_rate']:6.1%}"
-        click.echo(f"  {row['set']:<20} {row['contestant']:<20} {row['rows']:>5} rows  {shown}")
+    for row in artifact.manifest.summary.tables["gate"]:
+        click.echo(f"  {'kept  ' if row['passed'] else 'broken'}  {row['rule']}: {row['detail']}")
     click.echo(f"report: {artifact.path / artifact.manifest.summary.files['report']}")
 
 
@@ -80,8 +79,7 @@ def verify() -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def gc(keep_last: int | None, dry_run: bool) -> None:
     """Remove artifacts that no champion, no live run and none of the last runs needs."""
-    store = _store()
-    collected = collect_garbage(store, list_published(alias_folder(store.root)), keep_last=keep_last, dry_run=dry_run)
+    collected = collect_garbage(_store(), keep_last=keep_last, dry_run=dry_run)
     for name in collected.removed:
         click.echo(name)
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
@@ -104,6 +102,8 @@ def plan(recipe: str | None, card: str | None, is_grid: bool, table_format: str)
 
 
 main.add_command(pin)
+main.add_command(rollback)
+main.add_command(history)
 
 
 @main.command()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.errors import CorruptArtifact, MissingArtifact
+from ft_pipeline.publishing.alias import alias_folder
+from ft_pipeline.publishing.history import list_published
+from ft_pipeline.recipe import RetentionSection
 from ft_pipeline.run_record import PastRun, RunFolder
 
 _Key = tuple[str, str]
@@ -29,17 +32,15 @@ class Collected:
 
 def collect_garbage(
     store: ArtifactStore,
-    published: Iterable[_Key],
     *,
     keep_last: int | None = None,
     dry_run: bool = False,
     evaluated: str | None = None,
 ) -> Collected:
-    """Remove artifacts that no champion, no live run and none of a recipe's last runs was made with.
+    """Remove artifacts that no published model, no live run and none of a recipe's last runs was made with.
 
     Args:
         store: The store.
-        published: Asset and fingerprint of what must stay, with all that it was made from.
         keep_last: How many runs of each recipe count; None: what the recipe says.
         dry_run: Only say what would go.
         evaluated: The run that collects, when its evaluation is done: it needs no 16-bit GGUF any more.
@@ -47,7 +48,7 @@ def collect_garbage(
     runs = RunFolder(store.root)
     with runs.guard():
         past = list(runs.list_runs())
-        kept = _without(_reachable(store, published, refuse_damage=True), _WEIGHTS, _REFERENCE)
+        kept = _without(_reachable(store, _list_published(store, past), refuse_damage=True), _WEIGHTS, _REFERENCE)
         kept |= _of_last_runs(store, past, kept, keep_last)
         for run in past:
             if run.is_live:
@@ -67,6 +68,12 @@ def collect_garbage(
             store.sweep()
             _forget_old(store, runs, past)
     return Collected(tuple(removed), freed)
+
+
+def _list_published(store: ArtifactStore, past: list[PastRun]) -> Iterator[_Key]:
+    """What the aliases keep; how many earlier champions, the newest run of each recipe says."""
+    keep = {run.record.recipe.name: run.record.recipe.retention.keep_champions for run in reversed(past)}
+    return list_published(alias_folder(store.root), keep, default=RetentionSection().keep_champions)
 
 
 def _of_last_runs(store: ArtifactStore, past: list[PastRun], kept: set[_Key], keep_last: int | None) -> set[_Key]:

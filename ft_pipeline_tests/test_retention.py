@@ -10,6 +10,8 @@ from ft_pipeline.artifact import ArtifactKey, Written
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel
 from ft_pipeline.errors import ArtifactError, CorruptArtifact
+from ft_pipeline.publishing.alias import JudgedModel, alias_folder, read_state, write_state
+from ft_pipeline.publishing.history import promote, reject
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retention import Collected, collect_garbage
 from ft_pipeline.run_record import RunFolder, RunRecord
@@ -19,13 +21,13 @@ ASSETS = ("trained_adapter", "merged_model", "gguf_model")
 TODAY = datetime.now(UTC)
 
 
-def _recipe(name: str, keep_last: int) -> Recipe:
+def _recipe(name: str, keep_last: int, keep_champions: int) -> Recipe:
     return Recipe.model_validate(
         {
             "name": name,
             "base_model": {"source": "base"},
             "dataset": {"sources": ["data/*.jsonl"]},
-            "retention": {"keep_last": keep_last},
+            "retention": {"keep_last": keep_last, "keep_champions": keep_champions},
         }
     )
 
@@ -36,7 +38,15 @@ class Machine:
     def __init__(self, root: Path) -> None:
         self.store, self.runs = ArtifactStore(root), RunFolder(root)
 
-    def run(self, number: int, recipe: str = "mine", *, days_ago: float = 0, keep_last: int = 2) -> str:
+    def run(
+        self,
+        number: int,
+        recipe: str = "mine",
+        *,
+        days_ago: float = 0,
+        keep_last: int = 2,
+        keep_champions: int = 2,
+    ) -> str:
         """A run that makes an adapter, merges and quantizes it.
 
         Returns:
@@ -49,7 +59,7 @@ class Machine:
             self.store.build(key, _write)
             made.append((asset, key.fingerprint))
         record = RunRecord(
-            recipe=_recipe(recipe, keep_last),
+            recipe=_recipe(recipe, keep_last, keep_champions),
             data=(),
             base=BaseModel("base", Path("base"), "id"),
             generations={},
@@ -64,10 +74,38 @@ class Machine:
         found = [a.manifest for a in self.store.list_artifacts() if a.manifest.asset == asset]
         return {(manifest.ingredients["of"][0], manifest.ingredients["of"][1]) for manifest in found}
 
-    def collect(self, *champions: str, dry_run: bool = False, keep_last: int | None = None) -> Collected:
+    def left_reports(self) -> set[str]:
+        """The GGUFs whose reports are there."""
+        found = [a.manifest for a in self.store.list_artifacts() if a.manifest.asset == "evaluation_report"]
+        return {manifest.upstream["gguf_model"] for manifest in found}
+
+    def publish(self, gguf: str, recipe: str = "mine", *, score: float = 0.5, is_rejected: bool = False) -> None:
+        """Make a GGUF the champion of a recipe, or the challenger; its run has made a report on it."""
+        aliases = alias_folder(self.store.root)
+        state = read_state(aliases, recipe)
+        key = ArtifactKey("evaluation_report", {"of": [recipe, gguf]}, {"gguf_model": gguf})
+        self.store.build(key, _write)
+        for run in self.runs.list_runs():
+            if ("gguf_model", gguf) in run.record.artifacts:
+                made = (*run.record.artifacts, (key.asset, key.fingerprint))
+                self.runs.write(run.id, run.record.model_copy(update={"artifacts": made}))
+        model = JudgedModel(
+            gguf_model=gguf,
+            evaluation_report=key.fingerprint,
+            against=state.champion.gguf_model if state.champion else None,
+            since=TODAY,
+            score=score,
+        )
+        is_best = state.best is None or score > (state.best.score or 0)
+        if is_rejected:
+            state = reject(state, model, "run", "reason")
+        else:
+            state = promote(state, model, "run", "reason", is_best=is_best)
+        write_state(aliases, recipe, state)
+
+    def collect(self, *, dry_run: bool = False, keep_last: int | None = None) -> Collected:
         """Apply the rule."""
-        published = [("gguf_model", champion) for champion in champions]
-        return collect_garbage(self.store, published, dry_run=dry_run, keep_last=keep_last)
+        return collect_garbage(self.store, dry_run=dry_run, keep_last=keep_last)
 
 
 def _write(draft: Path) -> Written:
@@ -82,12 +120,42 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_the_champion_and_the_last_runs_stay(machine: Machine) -> None:
     ggufs = [machine.run(number) for number in range(5)]
-    dry = machine.collect(ggufs[0], dry_run=True)
+    machine.publish(ggufs[0])
+    dry = machine.collect(dry_run=True)
     assert machine.left("gguf_model") == {("mine", number) for number in range(5)}
-    assert machine.collect(ggufs[0]) == dry
+    assert machine.collect() == dry
     assert machine.left("gguf_model") == {("mine", 0), ("mine", 3), ("mine", 4)}
     assert machine.left("merged_model") == {("mine", 4)}, "16-bit weights go first"
     assert dry.freed_bytes == 8 * len("12345")
+
+
+@pytest.mark.parametrize(
+    ("keep_champions", "kept"),
+    [(0, {0, 3, 4, 5, 9}), (1, {0, 3, 4, 5, 9}), (2, {0, 2, 3, 4, 5, 9}), (9, {0, 1, 2, 3, 4, 5, 9})],
+)
+def test_champion_best_challenger_and_the_last_earlier_champions_stay(
+    machine: Machine, keep_champions: int, kept: set[int]
+) -> None:
+    ggufs = [machine.run(n, keep_last=1, keep_champions=keep_champions) for n in range(10)]
+    for number, score in ((0, 0.9), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)):
+        machine.publish(ggufs[number], score=score)
+    machine.publish(ggufs[5], is_rejected=True)
+    machine.collect()
+    if keep_champions == 0:
+        assert machine.left_reports() == {ggufs[0], ggufs[4], ggufs[5]}, "of 3 the files alone, which 4 was scored with"
+    else:
+        assert machine.left_reports() == {ggufs[number] for number in kept if number != 9}
+    assert machine.left("gguf_model") == {("mine", number) for number in kept}
+    assert machine.left("trained_adapter") == {("mine", number) for number in kept}
+    assert machine.left("merged_model") == {("mine", 9)}
+
+
+def test_how_many_earlier_champions_stay_is_what_the_newest_run_of_the_recipe_says(machine: Machine) -> None:
+    ggufs = [machine.run(number, keep_last=1, keep_champions=9 if number < 5 else 1) for number in range(6)]
+    for gguf in ggufs[:4]:
+        machine.publish(gguf)
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", number) for number in (0, 2, 3, 5)}
 
 
 def test_each_recipe_has_its_own_last_runs(machine: Machine) -> None:
@@ -138,7 +206,7 @@ def test_a_run_that_publishes_gives_up_its_16_bit_gguf_while_it_lives(machine: M
     held = machine.runs.hold("mine-0")
     machine.collect()
     assert machine.left("f16_gguf") == {("mine", 0)}, "another run's collection takes nothing from it"
-    collect_garbage(machine.store, [], evaluated="mine-0")
+    collect_garbage(machine.store, evaluated="mine-0")
     assert machine.left("f16_gguf") == set()
     os.close(held)
 
@@ -186,9 +254,10 @@ def test_a_live_run_whose_record_does_not_read_stops_the_collection(machine: Mac
 
 def test_a_champion_that_is_damaged_stops_the_collection(machine: Machine) -> None:
     champion = machine.run(0)
+    machine.publish(champion)
     (machine.store.root / "gguf_model" / champion / "manifest.json").write_text("{")
     with pytest.raises(CorruptArtifact, match="does not read"):
-        machine.collect(champion)
+        machine.collect()
 
 
 def test_files_of_others_in_the_store_are_left_alone(machine: Machine) -> None:

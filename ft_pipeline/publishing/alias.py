@@ -1,37 +1,126 @@
-"""The champion: one small file that names the artifacts it is made of, replaced at once."""
+"""Who is champion of a recipe, who challenged it, who was best, and how that came to be: one small file.
+
+<store>/_aliases/<recipe>.json    replaced at once, by who holds the recipe's lock
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import PublicationError
 from ft_pipeline.file_lock import lock_file
 
-_SUFFIX = ".champion.json"
+_SUFFIX = ".json"
+# Of versions that knew a champion alone.
+_FIRST_SUFFIX = ".champion"
+_FORMAT = 1
+_SHOWN_FAULTS = 2
+_SETTINGS = ConfigDict(extra="forbid", frozen=True)
+Score = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Champion(BaseModel):
-    """The published model of a recipe.
+class JudgedModel(BaseModel):
+    """A model that was judged.
 
     Attributes:
         gguf_model: Fingerprint of its files.
-        evaluation_report: Fingerprint of the report that let it through.
-        against: Fingerprint of the champion that it was scored against; None if it was the first.
-        since: When it was published.
-        previous: The champion before it.
+        evaluation_report: Fingerprint of the report on it.
+        against: Fingerprint of the champion that it was scored against; None if there was none.
+        against_best: Fingerprint of the best champion ever, where it was scored against that too.
+        since: When the report was acted on. Going back to a model does not change it.
+        score: What the gate is about; None of models of versions that did not write it down.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _SETTINGS
 
     gguf_model: str
     evaluation_report: str
     against: str | None
     since: datetime
-    previous: Champion | None = None
+    against_best: str | None = None
+    score: Score | None = None
+
+
+class Event(BaseModel):
+    """Something that happened to a recipe's aliases.
+
+    Attributes:
+        model: The model that was promoted, rejected or gone back to.
+        run: The run that did it; None: a person.
+    """
+
+    model_config = _SETTINGS
+
+    at: datetime
+    kind: Literal["promoted", "rejected", "rolled_back"]
+    model: JudgedModel
+    run: str | None
+    reason: str
+
+
+class Delivery(BaseModel):
+    """What another program was last told; `fault` says why it has not got it."""
+
+    model_config = _SETTINGS
+
+    gguf_model: str
+    at: datetime
+    fault: str | None = None
+
+
+class AliasState(BaseModel):
+    """All that is known of a recipe's models.
+
+    Attributes:
+        champion: The published model.
+        challenger: The last one that the present champion did not give way to.
+        best: The best champion ever: each new one that is as good on the same rows takes its place.
+        history: Oldest first.
+        deliveries: By receiver, the last one.
+    """
+
+    model_config = _SETTINGS
+
+    format: Literal[1] = 1
+    champion: JudgedModel | None = None
+    challenger: JudgedModel | None = None
+    best: JudgedModel | None = None
+    history: tuple[Event, ...] = ()
+    deliveries: dict[str, Delivery] = {}
+
+
+class _FirstChampion(BaseModel):
+    """The whole alias, as versions before the history wrote it."""
+
+    model_config = _SETTINGS
+
+    gguf_model: str
+    evaluation_report: str
+    against: str | None
+    since: datetime
+    previous: _FirstChampion | None = None
+
+    def upgrade(self) -> AliasState:
+        """The same as a state, with a history as far as it is known."""
+        models = [
+            JudgedModel.model_validate(champion.model_dump(exclude={"previous"}))
+            for champion in (self.previous, self)
+            if champion
+        ]
+        events = [
+            Event(at=model.since, kind="promoted", model=model, run=None, reason="published by an earlier version")
+            for model in models
+        ]
+        return AliasState(champion=models[-1], best=models[-1], history=tuple(events))
 
 
 def alias_folder(store_root: Path) -> Path:
@@ -39,74 +128,134 @@ def alias_folder(store_root: Path) -> Path:
     return store_root / "_aliases"
 
 
-def list_published(folder: Path) -> list[tuple[str, str]]:
-    """Asset and fingerprint of what the champions of all recipes are made of, and of whom they were compared with."""
-    names = [path.name.removesuffix(_SUFFIX) for path in sorted(folder.glob(f"[!.]*{_SUFFIX}"))]
-    champions = [champion for name in names if (champion := read_champion(folder, name))]
-    return [
-        (asset, fingerprint)
-        for champion in champions
-        for asset, fingerprint in (
-            ("gguf_model", champion.gguf_model),
-            ("evaluation_report", champion.evaluation_report),
-            ("gguf_model", champion.against),
-        )
-        if fingerprint
-    ]
+def alias_lock(folder: Path, recipe_name: str) -> AbstractContextManager[None]:
+    """Held by who changes a recipe's aliases or its published folder."""
+    return _lock(folder / f".{recipe_name}.lock")
 
 
-def read_champion(folder: Path, recipe_name: str) -> Champion | None:
-    """The champion of a recipe, if there is one.
+def delivery_lock(folder: Path, recipe_name: str) -> AbstractContextManager[None]:
+    """Held by who tells other programs of a recipe's champion; no recipe's name has the mark in it."""
+    return _lock(folder / f".{recipe_name}~delivery.lock")
+
+
+def read_state(folder: Path, recipe_name: str) -> AliasState:
+    """The aliases of a recipe; empty ones where nothing was ever published.
 
     Raises:
-        PublicationError: the alias does not read.
+        PublicationError: the file does not read, or a newer version has written it.
     """
     path = _path(folder, recipe_name)
     try:
-        return Champion.model_validate_json(path.read_bytes())
+        return AliasState.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return None
+        return _read_first(folder, recipe_name) or AliasState()
+    except OSError as err:
+        raise PublicationError(f"the alias {path} cannot be read: {err}. Mend that.") from err
     except ValidationError as err:
-        raise PublicationError(
-            f"the alias {path} does not read: {err}. Restore it from a backup or remove it."
-        ) from err
+        raise _unreadable(path, err) from err
 
 
-def promote(
-    folder: Path, recipe_name: str, *, gguf_model: str, evaluation_report: str, against: str | None
-) -> Champion:
-    """Make a model the champion, unless somebody else became it since the report was made.
-
-    Args:
-        folder: The aliases' folder.
-        recipe_name: Whose champion.
-        gguf_model: Fingerprint of the new one.
-        evaluation_report: Fingerprint of its report.
-        against: Fingerprint of the champion that the report compares it with.
+def write_state(folder: Path, recipe_name: str, state: AliasState) -> None:
+    """Replace the aliases of a recipe at once; the recipe's lock must be held.
 
     Raises:
-        PublicationError: the champion is another one than the report compares with.
+        PublicationError: the file cannot be written; the one before is as it was.
     """
-    with lock_file(folder / f".{recipe_name}.lock"):
-        present = read_champion(folder, recipe_name)
-        if present and present.gguf_model == gguf_model:
-            return present
-        if (present.gguf_model if present else None) != against:
-            raise PublicationError(
-                f"the report compares with the champion {against or 'none'}, and it is "
-                f"{present.gguf_model if present else 'none'} now: another run published meanwhile. "
-                "Run evaluation_report again."
-            )
-        champion = Champion(
-            gguf_model=gguf_model,
-            evaluation_report=evaluation_report,
-            against=against,
-            since=datetime.now(UTC),
-            previous=present.model_copy(update={"previous": None}) if present else None,
+    first = _first_path(folder, recipe_name)
+    with _writing(folder):
+        write_file(_path(folder, recipe_name), state.model_dump_json(indent=1))
+        # Its champion would come back if the new file were ever taken away.
+        if first.exists() and not _has_format(first):
+            first.unlink()
+
+
+def sweep_drafts(folder: Path, recipe_name: str) -> None:
+    """Remove what killed writers have left; the recipe's lock must be held."""
+    is_draft = re.compile(rf"\.{re.escape(_path(folder, recipe_name).name)}\.[0-9a-f]{{8}}")
+    with _writing(folder):
+        for path in folder.iterdir():
+            if is_draft.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def read_champion(folder: Path, recipe_name: str) -> JudgedModel | None:
+    """The champion of a recipe, if there is one.
+
+    Raises:
+        PublicationError: the file does not read.
+    """
+    return read_state(folder, recipe_name).champion
+
+
+def list_recipes(folder: Path) -> list[str]:
+    """Names of the recipes that have aliases."""
+    found = set()
+    for path in folder.glob(f"[!.]*{_SUFFIX}"):
+        name = path.name.removesuffix(_SUFFIX)
+        is_first = name.endswith(_FIRST_SUFFIX) and not _has_format(path)
+        found.add(name.removesuffix(_FIRST_SUFFIX) if is_first else name)
+    return sorted(found)
+
+
+def _read_first(folder: Path, recipe_name: str) -> AliasState | None:
+    path = _first_path(folder, recipe_name)
+    if not path.exists() or _has_format(path):  # a recipe may be called x.champion
+        return None
+    try:
+        return _FirstChampion.model_validate_json(path.read_bytes()).upgrade()
+    except ValidationError as err:
+        raise _unreadable(path, err) from err
+
+
+def _has_format(path: Path) -> bool:
+    return "format" in _read_fields(path)
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    """What stands in a file; nothing where it is no JSON object."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _unreadable(path: Path, err: ValidationError) -> PublicationError:
+    written = _read_fields(path).get("format")
+    if isinstance(written, int) and written > _FORMAT:
+        return PublicationError(
+            f"the alias {path} has format {written}, and this version reads {_FORMAT}: it was written by a newer "
+            "version of ft_pipeline. Update to that one."
         )
-        write_file(_path(folder, recipe_name), champion.model_dump_json(indent=1))
-    return champion
+    faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in err.errors()]
+    more = f" (and {len(faults) - _SHOWN_FAULTS} more)" if len(faults) > _SHOWN_FAULTS else ""
+    return PublicationError(
+        f"the alias {path} does not read: {'; '.join(faults[:_SHOWN_FAULTS])}{more}. Restore it from a backup, or "
+        "remove it: then the recipe has no champion and no history."
+    )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        with _writing(path.parent):
+            held.enter_context(lock_file(path))
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise PublicationError(
+            f"the aliases in {folder} cannot be written: {err}. Make room there, or mend the rights."
+        ) from err
 
 
 def _path(folder: Path, recipe_name: str) -> Path:
     return folder / f"{recipe_name}{_SUFFIX}"
+
+
+def _first_path(folder: Path, recipe_name: str) -> Path:
+    return _path(folder, f"{recipe_name}{_FIRST_SUFFIX}")
