@@ -92,10 +92,16 @@ def to_inline_svg(figure: Any, title: str) -> Markup:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _keep_needed_ids(re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL))
     label = Markup('<svg role="img" aria-label="{}"').format(title)
     # Matplotlib escapes the texts that it is given.
     return Markup(svg.replace("<svg", label, 1))  # noqa: S704
+
+
+def _keep_needed_ids(svg: str) -> str:
+    """Without the ids that nothing refers to: they are the same in every figure. The others hang on the salt."""
+    needed = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    return re.sub(r'(<\w[^<>]*?) id="([^"]*)"', lambda match: match[0] if match[2] in needed else match[1], svg)
 
 
 def dress(axes: Any) -> None:

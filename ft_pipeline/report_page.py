@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from ft_pipeline.evaluation.text_marks import show_text
+from ft_pipeline.text_marks import show_text
 
 
 def make_environment(package: str) -> Environment:
