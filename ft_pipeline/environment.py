@@ -3,6 +3,7 @@
 FT_PIPELINE_ROOT        the project's folder (default: the checkout that the package lies in)
 FT_PIPELINE_RECIPE      a recipe's name or path (default: demo)
 FT_PIPELINE_ARTIFACTS   the artifact store's folder (default: data/artifacts)
+FT_PIPELINE_PUBLISHED   the folder that other programs take the champions from (default: published, beside the store)
 FT_PIPELINE_DEVICE      auto, cpu, or a GPU's index or UUID (default: auto)
 FT_PIPELINE_LOCK_DIR    the machine's folder of device locks
 """
@@ -29,6 +30,12 @@ def recipe_name() -> str:
 def artifacts_folder() -> Path:
     """The artifact store's folder."""
     return project_root() / (os.environ.get("FT_PIPELINE_ARTIFACTS") or "data/artifacts")
+
+
+def published_folder(store_root: Path) -> Path:
+    """The folder that other programs take the champions of a store from."""
+    named = os.environ.get("FT_PIPELINE_PUBLISHED")
+    return project_root() / named if named else store_root.parent / "published"
 
 
 def device_name() -> str:

@@ -13,6 +13,7 @@ from ft_pipeline.artifact import Artifact, ArtifactKey
 from ft_pipeline.base_model import published_hashes
 from ft_pipeline.builder import ArtifactBuilder
 from ft_pipeline.datasets.validated import EVALUATION_FILE, sample_conversations
+from ft_pipeline.errors import ArtifactError
 from ft_pipeline.merging.merge import MergeRequest
 from ft_pipeline.quantization.convert_stage import ConvertRequest
 from ft_pipeline.quantization.files import gguf_file_name, unquantized_type
@@ -107,12 +108,23 @@ class Export:
             ),
         )
 
+    def reference_gguf(self) -> Path:
+        """The merged model as a 16-bit GGUF, which retention takes after an evaluation and which is made again here."""
+        builder, key = self._builder, self._builder.lineage.f16_gguf
+        name = builder.recipe.name
+        try:
+            return self._find_converted(builder.require(key), name)
+        except ArtifactError:
+            merged = builder.require(builder.lineage.merged_model)
+        adapter = builder.require(builder.lineage.trained_adapter)
+        return self._convert(key, merged.path, name, self._describe(adapter, builder.require_validated()))
+
     def base_gguf(self) -> Artifact:
-        """The base in the same types, to compare with: made once for a base."""
+        """The base in the type that is gated, to compare with: made once for a base."""
         builder, lineage = self._builder, self._builder.lineage
         validated, name, settings = builder.require_validated(), self.base_name, builder.recipe.quantization
-        importance = None
-        if needs_importance(settings.types, settings.tensor_types):
+        gated, importance = settings.types[:1], None
+        if needs_importance(gated, settings.tensor_types):
             importance = builder.require(lineage.trained_adapter).path
         return self._quantize(
             lineage.base_gguf,
@@ -121,7 +133,7 @@ class Export:
                 model=builder.base.path,
                 name=name,
                 # The training's matrix only for what cannot be made without one: it knows the training rows.
-                settings=settings.model_copy(update={"imatrix": "never"}),
+                settings=settings.model_copy(update={"imatrix": "never", "types": gated}),
                 out_dir=draft,
                 parity_conversations=sample_conversations(validated.path / EVALUATION_FILE),
                 importance=importance,
@@ -140,7 +152,10 @@ class Export:
             key,
             lambda draft: ConvertRequest(model=model, name=name, dtype=dtype, provenance=provenance, out_dir=draft),
         )
-        return artifact.path / gguf_file_name(name, unquantized_type(dtype))
+        return self._find_converted(artifact, name)
+
+    def _find_converted(self, artifact: Artifact, name: str) -> Path:
+        return artifact.path / gguf_file_name(name, unquantized_type(self._builder.recipe.merging.dtype))
 
     def _quantize(self, key: ArtifactKey, request: Callable[[Path], GgufRequest]) -> Artifact:
         return self._builder.build("ft_pipeline.quantization.gguf:build_gguf", key, request)

@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ft_pipeline.artifact import ArtifactKey
+from ft_pipeline.evaluation.request import Opponents
 from ft_pipeline.quantization.types import needs_importance
 from ft_pipeline.recipe import Recipe
 
 # Raised when a stage's own code changes what it writes; also Dagster's code version of the asset.
 CODE_VERSIONS = {
-    "raw_dataset": "3",
-    "validated_dataset": "3",
+    "raw_dataset": "4",
+    "validated_dataset": "4",
     "data_report": "1",
     "export_check": "3",
     "trained_adapter": "4",
@@ -28,8 +29,8 @@ CODE_VERSIONS = {
     "f16_gguf": "2",
     "gguf_model": "3",
     "base_gguf": "3",
-    "evaluation_report": "1",
-    "published_model": "1",
+    "evaluation_report": "2",
+    "published_model": "2",
 }
 # Those that a person selects; the others are made on the way.
 ASSETS = frozenset(CODE_VERSIONS) - {"base_gguf", "data_report", "export_check", "f16_gguf"}
@@ -54,7 +55,7 @@ _PACKAGES = {
     "f16_gguf": _EXPORT,
     "gguf_model": _EXPORT,
     "base_gguf": _EXPORT,
-    "evaluation_report": ("llama-cpp-python", "numpy", "matplotlib"),
+    "evaluation_report": ("llama-cpp-python", "numpy", "matplotlib", "rapidfuzz", "sacrebleu", "regex"),
 }
 
 
@@ -137,18 +138,32 @@ class Lineage:
 
     @cached_property
     def base_gguf(self) -> ArtifactKey:
-        """The base in the types of the recipe, to compare with: made once for a base, used by every retraining.
+        """The base in the type that is gated, to compare with: made once for a base, used by every retraining.
 
-        Types that cannot be made without an importance matrix take the one of the training, so they are made anew.
+        A type that cannot be made without an importance matrix takes the one of the training, so it is made anew.
         """
-        ingredients = {"name": self._recipe.name, "quantization": self._quantization}
-        settings = self._recipe.quantization
-        upstream = [self.trained_adapter] if needs_importance(settings.types, settings.tensor_types) else []
+        gated = self._recipe.quantization.types[:1]
+        ingredients = {"name": self._recipe.name, "quantization": self._quantization | {"types": gated}}
+        needs_matrix = needs_importance(gated, self._recipe.quantization.tensor_types)
+        upstream = [self.trained_adapter] if needs_matrix else []
         return self._key("base_gguf", ingredients, self.base_f16_gguf, *upstream)
 
-    def evaluation_report(self, champion: str | None) -> ArtifactKey:
-        """Key of the report of this challenger against the `gguf_model` with the fingerprint `champion`."""
-        ingredients = {"evaluation": self._recipe.evaluation.model_dump(), "champion": champion}
+    def evaluation_report(
+        self, opponents: Opponents, absent: Sequence[str] = (), own_hashes: Sequence[str] = ()
+    ) -> ArtifactKey:
+        """Key of the report of this challenger.
+
+        Args:
+            opponents: Who it is scored against.
+            absent: Those of them whose files are not there.
+            own_hashes: SHA-256 of the user's metrics and tasks.
+        """
+        ingredients = {
+            "evaluation": self._recipe.evaluation.model_dump(),
+            "opponents": opponents.model_dump(),
+            "absent": sorted(absent),
+            "own": list(own_hashes),
+        }
         return self._key("evaluation_report", ingredients, self.gguf_model, self.base_gguf, self.validated_dataset)
 
     @property

@@ -5,52 +5,34 @@ Each method asks the lineage for its key and the store for the artifact, and doe
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from ft_pipeline import environment
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.builder import ArtifactBuilder
+from ft_pipeline.contest import Contest
 from ft_pipeline.datasets.parse_request import ParseRequest
 from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest
-from ft_pipeline.errors import ArtifactError
-from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
+from ft_pipeline.errors import ArtifactError, PublicationError
+from ft_pipeline.evaluation.request import Opponents
+from ft_pipeline.evaluation.rules import BETTER, GATE
 from ft_pipeline.export import Export
-from ft_pipeline.finetuning.job import HISTORY_FILE, TrainRequest
+from ft_pipeline.finetuning.device import GpuSettings
+from ft_pipeline.finetuning.job import TrainRequest
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.lineage import Lineage, describe_maker
 from ft_pipeline.processes.reporter import Reporter
-from ft_pipeline.publishing.alias import Champion, alias_folder, list_published, promote, read_champion
-from ft_pipeline.quantization.files import find_gguf
+from ft_pipeline.publishing.alias import alias_folder, read_state
+from ft_pipeline.publishing.history import find_opponents
+from ft_pipeline.publishing.publication import Judgement, Publication
+from ft_pipeline.publishing.publisher import Publisher
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retention import collect_garbage
 from ft_pipeline.run import Run
-
-
-@dataclass(frozen=True)
-class GpuSettings:
-    """How the device may be used: what Dagster's `GpuResource` holds."""
-
-    device: str
-    vram_limit_bytes: int | None
-    wait_seconds: float
-    lock_dir: Path
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What `published_model` did, and why."""
-
-    published: bool
-    reason: str
-    champion: Champion | None
-    gguf: Path | None
-    removed: tuple[str, ...] = ()
-    freed_bytes: int = 0
 
 
 class Pipeline:
@@ -67,6 +49,7 @@ class Pipeline:
         self._reporter = reporter
         self._builder = ArtifactBuilder(run, reporter, force=force)
         self._export = Export(self._builder)
+        self._contest = Contest(self._builder, self._export)
         self.store = self._builder.store
 
     def raw_dataset(self) -> Artifact:
@@ -154,56 +137,23 @@ class Pipeline:
         """The merged model in every quantization type of the recipe, checked as llama.cpp reads it."""
         return self._export.gguf_model()
 
-    def evaluation_report(self) -> Artifact:
+    def evaluation_report(self, gpu: GpuSettings) -> Artifact:
         """Base, champion and challenger, each as the GGUF that ships, on rows that none was trained on."""
-        name, types = self._recipe.name, self._recipe.quantization.types
-        validated, challenger = self._builder.require_validated(), self._builder.require_gguf()
-        base = self._export.base_gguf()
-        adapter = self._builder.require(self._lineage.trained_adapter)
-        against = self._find_opponent()
-        self._run.meet(against)
-        return self._builder.build(
-            "ft_pipeline.evaluation.evaluate:evaluate",
-            self._lineage.evaluation_report(against),
-            lambda draft: EvaluationRequest(
-                rows=validated.path / EVALUATION_FILE,
-                contestants=(
-                    *self._contestants("base", base.path, self._export.base_name, types),
-                    *self._contestants("challenger", challenger.path, name, types),
-                    *self._champion_contestants(against),
-                ),
-                settings=self._recipe.evaluation,
-                out_dir=draft,
-                recipe_name=name,
-                loss_history=tuple(json.loads((adapter.path / HISTORY_FILE).read_bytes())),
-            ),
-        )
+        opponents = self._find_opponents()
+        self._run.meet(opponents)
+        return self._contest.report(opponents, gpu)
 
     def published_model(self) -> Publication:
         """Make the challenger the champion if its report lets it through, then apply the retention rule."""
-        # Not who is champion now, who may be another one since the report was made: `promote` judges that.
-        met = self._run.opponent
-        against = met.gguf_model if met else self._find_opponent()
+        # Not who is champion now, who may be another one since the report was made: the publisher judges that.
+        opponents = self._run.opponents or self._find_opponents()
         challenger = self._builder.require_gguf()
-        report = self._builder.require(self._lineage.evaluation_report(against))
-        present = read_champion(self._aliases, self._recipe.name)
-        refused = [f"{check.name}: {check.detail}" for check in report.manifest.summary.checks if not check.passed]
-        if refused:
-            publication = Publication(False, "; ".join(refused), present, self._published_file(present))
-        elif present and present.gguf_model == challenger.manifest.fingerprint:
-            publication = Publication(False, "it is the champion already", present, self._published_file(present))
-        else:
-            champion = promote(
-                self._aliases,
-                self._recipe.name,
-                gguf_model=challenger.manifest.fingerprint,
-                evaluation_report=report.manifest.fingerprint,
-                against=against,
-            )
-            publication = Publication(
-                True, "it passed the gate and is better", champion, self._published_file(champion)
-            )
-        return self._collect(publication)
+        report = self._builder.require(self._contest.find_key(opponents))
+        figures, checks = report.manifest.summary.figures, report.manifest.summary.checks
+        judgement = Judgement(report.manifest.fingerprint, opponents, _find_score(report), bool(figures["is_best"]))
+        if not all(check.passed for check in checks if check.name in (GATE, BETTER)):
+            return self._collect(self._publisher.reject(challenger, judgement, str(figures["verdict"])))
+        return self._collect(self._publisher.publish(challenger, judgement))
 
     def find_report(self) -> Artifact:
         """The report of this recipe on the data that is there now.
@@ -211,7 +161,7 @@ class Pipeline:
         Raises:
             MissingArtifact: it was not made yet.
         """
-        return self._builder.require(self._lineage.evaluation_report(self._find_opponent()))
+        return self._builder.require(self._contest.find_key(self._find_opponents()))
 
     @property
     def _recipe(self) -> Recipe:
@@ -223,39 +173,26 @@ class Pipeline:
 
     # -- who competes ------------------------------------------------------------------------------------------------
 
+    def _find_opponents(self) -> Opponents:
+        """Whom the challenger is, or was, compared with."""
+        state = read_state(alias_folder(self.store.root), self._recipe.name)
+        return find_opponents(state, self._lineage.gguf_model.fingerprint)
+
     @property
-    def _aliases(self) -> Path:
-        return alias_folder(self.store.root)
-
-    def _find_opponent(self) -> str | None:
-        """Fingerprint of the champion that the challenger is, or was, compared with."""
-        champion = read_champion(self._aliases, self._recipe.name)
-        if champion and champion.gguf_model == self._lineage.gguf_model.fingerprint:
-            return champion.against
-        return champion.gguf_model if champion else None
-
-    @staticmethod
-    def _contestants(role: Any, folder: Path, name: str, types: Sequence[str]) -> list[Contestant]:
-        return [Contestant(role=role, quantization=t, gguf=find_gguf(folder, name, t)) for t in types]
-
-    def _champion_contestants(self, fingerprint: str | None) -> list[Contestant]:
-        if fingerprint is None:
-            return []
-        self._run.need("gguf_model", fingerprint)
-        champion = self.store.load("gguf_model", fingerprint)
-        quantization = champion.manifest.ingredients["quantization"]["types"][0]
-        return self._contestants("champion", champion.path, champion.manifest.ingredients["name"], [quantization])
-
-    def _published_file(self, champion: Champion | None) -> Path | None:
-        if champion is None:
-            return None
-        files = self._champion_contestants(champion.gguf_model)
-        return files[0].gguf
+    def _publisher(self) -> Publisher:
+        published = environment.published_folder(self.store.root)
+        return Publisher(self.store, published, self._recipe, self._reporter, self._run.id)
 
     def _collect(self, publication: Publication) -> Publication:
         try:
-            collected = collect_garbage(self.store, list_published(self._aliases), evaluated=self._run.id)
-        except ArtifactError as err:
+            collected = collect_garbage(self.store, evaluated=self._run.id)
+        except (ArtifactError, PublicationError) as err:
             self._reporter.warning(f"nothing was removed from the store: {err}")
             return publication
         return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)
+
+
+def _find_score(report: Artifact) -> float | None:
+    """The challenger's exact match on held-out rows; None where it could not be scored."""
+    score = report.manifest.summary.figures.get("exact_match")
+    return float(score) if isinstance(score, int | float) and math.isfinite(score) else None

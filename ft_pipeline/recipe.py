@@ -6,6 +6,7 @@ planned, or belongs to the Dagster resources. Units are in the names. `recipe_fi
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -13,14 +14,18 @@ from pydantic import Field, field_validator, model_validator
 from ft_pipeline.datasets.checks import Action, find_faults
 from ft_pipeline.datasets.checks.languages import find_language_fault
 from ft_pipeline.datasets.formats import FORMATS, find_column_faults
+from ft_pipeline.evaluation.metrics import METRICS
+from ft_pipeline.evaluation.rules import GENERAL, HELD_OUT, Answerable
+from ft_pipeline.evaluation.rules import find_faults as find_rule_faults
+from ft_pipeline.evaluation.user_metric import user_metric_name
 from ft_pipeline.quantization.types import needs_importance
 from ft_pipeline.recipe_after_training import (
-    EvaluationSection,
-    GateSection,
     MergingSection,
+    PublishingSection,
     QuantizationSection,
     RetentionSection,
 )
+from ft_pipeline.recipe_evaluation import EvaluationSection, GateSection
 from ft_pipeline.recipe_section import Name, Section, Share
 
 __all__ = [
@@ -33,13 +38,14 @@ __all__ = [
     "LoraSection",
     "MergingSection",
     "NearDuplicatesSection",
+    "PublishingSection",
     "QuantizationSection",
     "Recipe",
     "RetentionSection",
     "SourceSection",
     "TrainingSection",
 ]
-_TAKEN_SET_NAMES = {"train", "held_out", "base", "champion", "challenger"}
+_TAKEN_SET_NAMES = {"best", "merged", "train", "held_out", "base", "champion", "challenger", "general"}
 if TYPE_CHECKING:
     FormatName = str
 else:
@@ -114,7 +120,7 @@ class DatasetSection(Section):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="The data's name of a column by the format's: {prompt: question, completion: answer}. "
-        "`group` names one whose rows stay on one side of the split.",
+        "`group` names one whose rows stay on one side of the split, `tags` one that the evaluation is broken down by.",
     )
     held_out_share: float = Field(0.1, gt=0, lt=1, description="Share of prompts kept for evaluation.")
     split_salt: str = Field("ft_pipeline", description="Changes which prompts are held out.")
@@ -261,6 +267,7 @@ class Recipe(Section):
     merging: MergingSection = MergingSection()
     quantization: QuantizationSection = QuantizationSection()
     evaluation: EvaluationSection = EvaluationSection()
+    publishing: PublishingSection = PublishingSection()
     retention: RetentionSection = RetentionSection()
 
     @model_validator(mode="after")
@@ -278,11 +285,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _gate_names_test_sets(self) -> Recipe:
-        unknown = sorted(set(self.evaluation.gate.min_test_set_exact_match) - set(self.dataset.test_sets))
-        if unknown:
-            known = ", ".join(sorted(self.dataset.test_sets)) or "none"
-            raise ValueError(
-                f"the gate names test sets that dataset.test_sets lacks: {', '.join(unknown)} (has: {known})"
-            )
+    def _gate_is_answerable(self) -> Recipe:
+        evaluation = self.evaluation
+        own = [user_metric_name(Path(file)) for file in evaluation.metric_files]
+        if twice := sorted({name for name in own if own.count(name) > 1}):
+            raise ValueError(f"evaluation.metric_files must have names of their own; {', '.join(twice)} stands twice")
+        known = Answerable(
+            measures={**METRICS, **dict.fromkeys(own)},
+            sets=[HELD_OUT, *self.dataset.test_sets, *([GENERAL] if evaluation.general_set else [])],
+            has_16bit=evaluation.compare_with_16bit,
+        )
+        if faults := find_rule_faults(evaluation.gate.parsed, known):
+            raise ValueError(" ".join(faults))
         return self

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ft_pipeline.quantization.types import check_tensor_types, check_types
-from ft_pipeline.recipe_section import Name, Section, Share
+from ft_pipeline.recipe_section import Section
 
 
 class MergingSection(Section):
@@ -58,25 +58,25 @@ class QuantizationSection(Section):
         return tensor_types
 
 
-class GateSection(Section):
-    """What a challenger must reach, in its first quantization type, on the held-out rows."""
+class PublishingSection(Section):
+    """Who is told of a new champion, beside the published folder."""
 
-    min_exact_match: Share = Field(0.0, description="Share of answers that equal the reference.")
-    min_stop_rate: Share = Field(0.99, description="Share of answers that end by themselves.")
-    max_perplexity: float | None = Field(None, gt=0, description="On the references' tokens.")
-    min_test_set_exact_match: dict[Name, Share] = Field(default_factory=dict, description="By name of the test set.")
-    tie: Literal["champion", "challenger"] = Field(
-        "champion", description="Who stays when the paired interval of the difference includes zero."
+    ollama: Literal["auto", "never", "always"] = Field(
+        "auto",
+        description="Hand the champion to Ollama; auto: where its program is installed and its server answers. always: "
+        "a server that does not answer is a failed delivery.",
     )
-
-
-class EvaluationSection(Section):
-    """How the GGUF files are scored."""
-
-    max_new_tokens: int = Field(256, ge=1, description="An answer is cut after this many tokens.")
-    max_rows_per_set: int = Field(1000, ge=1, description="The first rows by their split hash are taken.")
-    sample_rows: int = Field(12, ge=0, le=200, description="Rows shown side by side in the report.")
-    gate: GateSection = GateSection()
+    ollama_name: str | None = Field(
+        None,
+        pattern=r"^([a-z0-9][a-z0-9_-]{0,79}/)?[a-z0-9][a-z0-9._-]{0,79}(:[a-z0-9][a-z0-9._-]{0,79})?$",
+        description="What Ollama calls the model; none: ft_pipeline- and the recipe's name.",
+    )
+    hub_repo: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Repository of the Hugging Face Hub, as owner/name, that the champion is uploaded to.",
+    )
+    hub_private: bool = Field(True, description="Whether that repository is made a private one, where it is made.")
 
 
 class RetentionSection(Section):
@@ -86,4 +86,7 @@ class RetentionSection(Section):
         3,
         ge=1,
         description="How many runs keep what they made, beside the champion; 16-bit weights only of the last.",
+    )
+    keep_champions: int = Field(
+        2, ge=0, description="How many earlier champions stay to be gone back to, beside the champion and the best."
     )

@@ -13,9 +13,11 @@ from pathlib import Path
 from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.base_model import BaseModel, open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import SourceFile, find_sources
+from ft_pipeline.evaluation.own_files import find_metric_files, find_task_files
+from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
 from ft_pipeline.recipe import Recipe
-from ft_pipeline.run_record import Opponent, RunFolder, RunRecord
+from ft_pipeline.run_record import RunFolder, RunRecord
 
 
 class Run:
@@ -65,9 +67,19 @@ class Run:
         return base
 
     @property
-    def opponent(self) -> Opponent | None:
+    def opponents(self) -> Opponents | None:
         """What the run's challenger was scored against, if it was."""
-        return self._record.opponent
+        return self._record.opponents
+
+    @property
+    def metric_files(self) -> tuple[OwnFile, ...]:
+        """The user's metrics as they were when the run began."""
+        return self._record.metric_files
+
+    @property
+    def task_files(self) -> tuple[OwnFile, ...]:
+        """The user's tasks for lm-evaluation-harness as they were when the run began."""
+        return self._record.task_files
 
     @property
     def continues(self) -> str | None:
@@ -93,13 +105,15 @@ class Run:
             base=base,
             generations=self._folder.generations(),
             began_at=datetime.now(UTC),
+            metric_files=find_metric_files(recipe.evaluation, self.root),
+            task_files=find_task_files(recipe.evaluation.harness, self.root),
         )
         self._write(record)
         return sources
 
-    def meet(self, gguf_model: str | None) -> None:
+    def meet(self, opponents: Opponents) -> None:
         """Write down what the challenger is scored against."""
-        self._write(self._record.model_copy(update={"opponent": Opponent(gguf_model=gguf_model)}))
+        self._write(self._record.model_copy(update={"opponents": opponents}))
 
     def need(self, asset: str, fingerprint: str) -> None:
         """Write down that the run needs an artifact, before it looks for it: retention leaves it alone from then on."""

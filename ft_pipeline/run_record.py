@@ -21,16 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ft_pipeline.base_model import BaseModel as Base
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
+from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.file_lock import lock_file, try_lock
 from ft_pipeline.recipe import Recipe
-
-
-class Opponent(BaseModel):
-    """The champion of the moment: the fingerprint of its GGUF, None where there was none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gguf_model: str | None
 
 
 class RunRecord(BaseModel):
@@ -40,7 +33,9 @@ class RunRecord(BaseModel):
         data: Set, SHA-256 and layout of every source file.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
         artifacts: Asset and fingerprint of all that the run has built, reused or read.
-        opponent: What its challenger was scored against.
+        opponents: What its challenger was scored against.
+        metric_files: The user's metrics.
+        task_files: The user's tasks for lm-evaluation-harness.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +46,9 @@ class RunRecord(BaseModel):
     generations: dict[str, int]
     began_at: datetime
     artifacts: tuple[tuple[str, str], ...] = ()
-    opponent: Opponent | None = None
+    opponents: Opponents | None = None
+    metric_files: tuple[OwnFile, ...] = ()
+    task_files: tuple[OwnFile, ...] = ()
 
 
 @dataclass(frozen=True)

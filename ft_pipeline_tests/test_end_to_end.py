@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ import pytest
 
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.publishing.alias import alias_folder, read_champion
+from ft_pipeline.publishing.alias import alias_folder, read_champion, read_state
+from ft_pipeline.publishing.folder import find_faults, read_sums
 
 pytestmark = pytest.mark.slow
+# What no model reaches.
+RULES = ["exact_match > champion", "perplexity <= 1e-9"]
+# An evaluation of a few seconds.
+SHORT = {"evaluation.max_rows_per_set": 40, "evaluation.general_set": False, "evaluation.compare_with_16bit": False}
 
 ASSETS = {"raw_dataset", "validated_dataset", "trained_adapter", "merged_model", "gguf_model", "evaluation_report"}
 
@@ -34,20 +41,26 @@ class Instance:
         """What the runs have made."""
         return ArtifactStore(self.home / "artifacts")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its processes are told."""
+        settings = {"DAGSTER_HOME": self.home, "FT_PIPELINE_RECIPE": "demo", "FT_PIPELINE_DEVICE": "cpu"}
+        settings |= {"FT_PIPELINE_ARTIFACTS": self.store.root, "FT_PIPELINE_LOCK_DIR": self.home / "locks"}
+        return os.environ | {name: str(value) for name, value in settings.items()}
+
     def materialize(
         self, selection: str = "*", overrides: dict[str, Any] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `dagster asset materialize` as a user in CI does."""
-        settings = {"DAGSTER_HOME": self.home, "FT_PIPELINE_RECIPE": "demo", "FT_PIPELINE_DEVICE": "cpu"}
-        settings |= {"FT_PIPELINE_ARTIFACTS": self.store.root, "FT_PIPELINE_LOCK_DIR": self.home / "locks"}
-        config = {"resources": {"pipeline": {"config": {"overrides": overrides or {}}}}}
+        chosen = {"publishing.ollama": "never", **(overrides or {})}
+        config = {"resources": {"pipeline": {"config": {"overrides": chosen}}}}
         return subprocess.run(
             [
                 *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", selection),
                 *("-m", "ft_pipeline.definitions", "--config-json", json.dumps(config)),
             ],
             cwd=self.project,
-            env=os.environ | {name: str(value) for name, value in settings.items()},
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -86,15 +99,13 @@ def test_every_dirty_row_is_caught(demo: Instance) -> None:
 
 
 def test_the_tuned_file_does_what_the_base_cannot(demo: Instance) -> None:
-    scores = {
-        (row["set"], row["contestant"]): row for row in demo.find("evaluation_report").manifest.summary.tables["scores"]
-    }
-    base, tuned = scores["held_out", "base Q4_K_M"], scores["held_out", "challenger Q4_K_M"]
-    assert tuned["rows"] >= 200  # type: ignore[operator]
-    assert base["exact_match"] <= 0.05  # type: ignore[operator]
-    assert tuned["exact_match"] >= 0.9  # type: ignore[operator]
-    assert tuned["stop_rate"] >= 0.99  # type: ignore[operator]
-    assert scores["unseen_phrasings", "challenger Q4_K_M"]["exact_match"] >= 0.8  # type: ignore[operator]
+    figures = demo.find("evaluation_report").manifest.summary.figures
+    assert figures["rows"] >= 200  # type: ignore[operator]
+    assert figures["exact_match_base"] <= 0.05  # type: ignore[operator]
+    assert figures["exact_match"] >= 0.9  # type: ignore[operator]
+    assert figures["stop_rate"] >= 0.99  # type: ignore[operator]
+    assert figures["exact_match@unseen_phrasings"] >= 0.8  # type: ignore[operator]
+    assert 0 < figures["kld"] <= 0.08  # type: ignore[operator]
 
 
 def test_the_report_needs_no_network_and_shows_base_and_tuned(demo: Instance) -> None:
@@ -125,7 +136,76 @@ def test_the_same_again_reuses_everything_in_under_30_seconds(demo: Instance) ->
 
 def test_a_gate_that_is_not_passed_fails_the_run_and_keeps_the_champion(demo: Instance) -> None:
     before = read_champion(alias_folder(demo.store.root), "demo")
-    done = demo.materialize("evaluation_report,published_model", {"evaluation.gate.max_perplexity": 1e-9})
+    done = demo.materialize("evaluation_report,published_model", {**SHORT, "evaluation.gate.rules": RULES})
     assert done.returncode != 0
-    assert "evaluation_report: perplexity" in done.stderr
+    assert "evaluation_report: gate" in done.stderr
     assert read_champion(alias_folder(demo.store.root), "demo") == before
+
+
+def test_the_published_folder_holds_the_champion_and_its_checksums(demo: Instance) -> None:
+    published = demo.home / "published" / "demo"
+    assert {"demo-Q4_K_M.gguf", "demo-Q8_0.gguf", "Modelfile", "README.md", "SHA256SUMS"} <= {
+        path.name for path in published.iterdir()
+    }
+    assert find_faults(published) == []
+
+
+def test_a_model_that_was_trained_on_shuffled_labels_is_caught_and_not_published(demo: Instance) -> None:
+    before = read_champion(alias_folder(demo.store.root), "demo")
+    (demo.home / "data").mkdir()
+    shuffle_answers(demo.project / "data/raw/tickets.jsonl", demo.home / "data/shuffled.jsonl", rows=600)
+    overrides = {
+        "dataset.sources": [str(demo.home / "data/*.jsonl")],
+        "dataset.allowed_roots": [str(demo.home / "data"), "data"],
+        "training.epochs": 0.5,
+        **SHORT,
+        # The held-out rows are shuffled too, and say nothing; the test set is not.
+        "evaluation.gate.rules": ["exact_match@unseen_phrasings > champion"],
+    }
+    done = demo.materialize(overrides=overrides)
+    assert done.returncode == 0, done.stderr[-4000:]
+    state = read_state(alias_folder(demo.store.root), "demo")
+    assert state.champion == before
+    assert state.challenger is not None
+    assert state.history[-1].kind == "rejected"
+    assert "worse" in state.history[-1].reason
+
+
+def test_a_rollback_restores_the_earlier_champion_to_the_byte(demo: Instance) -> None:
+    published = demo.home / "published" / "demo"
+    first, files = read_champion(alias_folder(demo.store.root), "demo"), read_sums(published)
+    rules = ["exact_match > champion", "exact_match >= 0.9"]
+    newer = {
+        **SHORT,
+        "quantization.context_tokens": 256,
+        "evaluation.gate.tie": "newer",
+        "evaluation.gate.rules": rules,
+    }
+    done = demo.materialize("merged_model,gguf_model,evaluation_report,published_model", newer)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert read_champion(alias_folder(demo.store.root), "demo") != first
+    assert read_sums(published) != files
+    subprocess.run(
+        [sys.executable, "-m", "ft_pipeline", "rollback"],
+        check=True,
+        cwd=demo.project,
+        env=demo.environment,
+        timeout=120,
+    )
+    assert read_champion(alias_folder(demo.store.root), "demo") == first
+    assert (read_sums(published), find_faults(published)) == (files, [])
+
+
+def shuffle_answers(source: Path, target: Path, rows: int) -> None:
+    """Rows whose answers are those of other rows."""
+    found = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row.get("messages"), list) and len(row["messages"]) == 3:
+                found.append(row["messages"])
+    found = found[:rows]
+    answers = [messages[-1] for messages in found]
+    random.Random(1).shuffle(answers)
+    mixed = [{"messages": [*messages[:-1], answer]} for messages, answer in zip(found, answers, strict=True)]
+    target.write_text("".join(json.dumps(row) + "\n" for row in mixed), encoding="utf-8")

@@ -88,9 +88,9 @@ def test_text_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
-    recipe = _load(tmp_path, GOOD, {"training.lora.rank": 32, "evaluation.gate.min_stop_rate": 0.5})
+    recipe = _load(tmp_path, GOOD, {"training.lora.rank": 32, "evaluation.gate.tie": "newer"})
     assert recipe.training.lora.rank == 32
-    assert recipe.evaluation.gate.min_stop_rate == 0.5
+    assert recipe.evaluation.gate.tie == "newer"
 
 
 def test_a_wrong_override_says_that_it_is_one(tmp_path: Path) -> None:
@@ -111,8 +111,34 @@ def test_an_unknown_quantization_type_lists_the_known_ones(tmp_path: Path) -> No
 
 
 def test_a_gate_cannot_name_a_test_set_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"the gate names test sets that dataset.test_sets lacks: fresh"):
-        _load(tmp_path, GOOD + "evaluation: {gate: {min_test_set_exact_match: {fresh: 0.5}}}\n")
+    with pytest.raises(RecipeError, match=r"there is no set 'fresh' \(has: held_out, general\)"):
+        _load(tmp_path, GOOD + "evaluation: {gate: {rules: [exact_match > champion, exact_match@fresh >= 0.5]}}\n")
+
+
+def test_a_gate_that_names_an_unknown_measure_says_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"there is no measure 'exact_mach'. Did you mean exact_match\?"):
+        _load(tmp_path, GOOD + "evaluation: {gate: {rules: [exact_mach > champion]}}\n")
+
+
+def test_a_gate_must_compare_with_what_runs_today(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="a rule must say in what a challenger is to be better"):
+        _load(tmp_path, GOOD + "evaluation: {gate: {rules: [stop_rate >= 0.99]}}\n")
+
+
+def test_a_gate_may_name_the_users_own_metric(tmp_path: Path) -> None:
+    text = "evaluation: {metric_files: [metrics/polite.py], gate: {rules: [polite > champion]}}\n"
+    assert _load(tmp_path, GOOD + text).evaluation.gate.parsed[0].measure == "polite"
+
+
+def test_a_rule_that_is_none_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation.gate.rules.0.rule: .* got 'exact_match is good'"):
+        _load(tmp_path, GOOD + "evaluation: {gate: {rules: [exact_match is good]}}\n")
+
+
+@pytest.mark.parametrize(("pattern", "fault"), [("(", "regular expression"), ("(a)(b)", "one group")])
+def test_the_pattern_of_an_answer_has_one_group(tmp_path: Path, pattern: str, fault: str) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        _load(tmp_path, GOOD + f"evaluation: {{answer_pattern: '{pattern}'}}\n")
 
 
 def test_a_hub_revision_must_be_a_commit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.errors import ArtifactError, BaseModelError
+from ft_pipeline.evaluation.request import Opponents
 from ft_pipeline.lineage import plain_fingerprint
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.run import Run
@@ -121,10 +122,9 @@ def test_a_record_that_does_not_read_stops_who_continues_it(project_of_user: Pro
 
 
 def test_what_a_challenger_met_stays_on_record(project_of_user: Project) -> None:
-    project_of_user.run("one").meet("a" * 24)
-    met = project_of_user.run("one").opponent
-    assert met is not None
-    assert met.gguf_model == "a" * 24
+    met = Opponents(champion="a" * 24, best="b" * 24)
+    project_of_user.run("one").meet(met)
+    assert project_of_user.run("one").opponents == met
 
 
 def test_looking_writes_nothing_down(project_of_user: Project) -> None:

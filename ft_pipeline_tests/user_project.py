@@ -15,6 +15,7 @@ RECIPE: dict[str, Any] = {
     "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
     "training": {"effective_batch_tokens": 64},
     "evaluation": {"max_new_tokens": 4},
+    "publishing": {"ollama": "never"},
 }
 ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
 

@@ -64,9 +64,11 @@ def gguf_model(context: dg.AssetExecutionContext, pipeline: PipelineResource) ->
     deps=[gguf_model, validated_dataset],
     check_specs=checks.EVALUATION_REPORT,
 )
-def evaluation_report(context: dg.AssetExecutionContext, pipeline: PipelineResource) -> dg.MaterializeResult:
+def evaluation_report(
+    context: dg.AssetExecutionContext, pipeline: PipelineResource, gpu: GpuResource
+) -> dg.MaterializeResult:
     """Base, champion and challenger scored as the GGUF files that ship, on rows that none was trained on."""
-    return to_result(pipeline.open(context).evaluation_report(), checks.EVALUATION_REPORT)
+    return to_result(pipeline.open(context).evaluation_report(gpu.settings()), checks.EVALUATION_REPORT)
 
 
 @_asset("published_model", {"gguf"}, deps=[evaluation_report])

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_pipeline.defs.metadata import to_check
 from ft_pipeline.defs.resources import PipelineResource
+from ft_pipeline.gate_checks import declare_checks
 
 
 def _specs(asset: str, checks: dict[str, tuple[bool, str]]) -> list[dg.AssetCheckSpec]:
@@ -34,16 +35,7 @@ GGUF_MODEL = _specs(
     "gguf_model",
     {"token_parity": (True, "llama.cpp reads every conversation as the ids that the model was trained on.")},
 )
-EVALUATION_REPORT = _specs(
-    "evaluation_report",
-    {
-        "exact_match": (True, "Exact match on the held-out rows is at least the gate's minimum."),
-        "stop_rate": (True, "Answers end by themselves at least as often as the gate asks."),
-        "perplexity": (True, "Perplexity on completions is at most the gate's maximum."),
-        "test_sets": (True, "Exact match on each named test set is at least the gate's minimum."),
-        "better": (False, "The paired 95 % interval of the difference to what runs now lies above zero."),
-    },
-)
+EVALUATION_REPORT = _specs("evaluation_report", declare_checks())
 
 
 @dg.asset_check(

@@ -9,7 +9,7 @@ import dagster as dg
 
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.errors import PipelineError
-from ft_pipeline.pipeline import Publication
+from ft_pipeline.publishing.publication import Publication
 from ft_pipeline.summary import Check, Scalar
 
 
@@ -57,16 +57,21 @@ def publication_to_result(publication: Publication) -> dg.MaterializeResult:
     metadata: dict[str, dg.MetadataValue[Any]] = {
         "published": dg.MetadataValue.bool(publication.published),
         "reason": dg.MetadataValue.text(publication.reason),
+        "score": _to_value(publication.score),
+        "deliveries": dg.MetadataValue.text("\n".join(publication.deliveries) or "none"),
         "removed_artifacts": dg.MetadataValue.int(len(publication.removed)),
         "freed_bytes": dg.MetadataValue.int(publication.freed_bytes),
     }
-    if champion and publication.gguf:
+    if champion:
         metadata |= {
             "champion": dg.MetadataValue.text(champion.gguf_model),
             "champion_since": dg.MetadataValue.timestamp(champion.since),
-            "gguf": dg.MetadataValue.path(publication.gguf),
-            "modelfile": dg.MetadataValue.path(publication.gguf.with_name("Modelfile")),
+            "champion_score": _to_value(champion.score),
         }
+    places = {"published_folder": publication.folder, "gguf": publication.gguf, "modelfile": publication.modelfile}
+    metadata |= {name: dg.MetadataValue.path(path) for name, path in places.items() if path}
+    if publication.history:
+        metadata["table: history"] = _to_table(list(publication.history))
     return dg.MaterializeResult(
         metadata=metadata, data_version=dg.DataVersion(champion.gguf_model if champion else "none")
     )

@@ -7,7 +7,8 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from ft_pipeline import environment
-from ft_pipeline.pipeline import GpuSettings, Pipeline
+from ft_pipeline.finetuning.device import GpuSettings
+from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.recipe_file import find_recipe, load_recipe

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
-from markupsafe import Markup
 
+from ft_pipeline.errors import EvaluationError
+from ft_pipeline.evaluation.costs import cards_that_fit
 from ft_pipeline.evaluation.figures import keep_finite
-from ft_pipeline.evaluation.gate import GateResult, Verdict, judge
-from ft_pipeline.evaluation.llama_model import require_file
-from ft_pipeline.evaluation.llama_runner import LlamaRunner
-from ft_pipeline.evaluation.plots import plot_exact_match
-from ft_pipeline.evaluation.report import explain_verdict, gate_table, score_table, write_html, write_json
-from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
-from ft_pipeline.evaluation.rows import HELD_OUT, EvaluationRow, read_rows
-from ft_pipeline.evaluation.scores import (
-    ContestantResult,
-    RunFigures,
-    Scoreboard,
-    build_scoreboard,
-    check_contestants,
-)
-from ft_pipeline.plots import plot_loss, save_png, to_inline_svg
+from ft_pipeline.evaluation.gate import Verdict, judge
+from ft_pipeline.evaluation.gguf_facts import read_gguf_facts
+from ft_pipeline.evaluation.harness import HarnessScore, HarnessSettings, run_harness_tasks
+from ft_pipeline.evaluation.llama_model import LlamaModel, require_file
+from ft_pipeline.evaluation.metrics import METRICS, Metric, answer_match_metric
+from ft_pipeline.evaluation.offload import ScoringDevice, open_scoring_device, plan_together
+from ft_pipeline.evaluation.report.document import write_json
+from ft_pipeline.evaluation.report.markdown import write_markdown
+from ft_pipeline.evaluation.report.outcome import Outcome
+from ft_pipeline.evaluation.report.page import write_html
+from ft_pipeline.evaluation.report.plots import draw_plots
+from ft_pipeline.evaluation.report.summary import summary_figures
+from ft_pipeline.evaluation.report.tables import summary_tables
+from ft_pipeline.evaluation.report.verdict import explain_verdict
+from ft_pipeline.evaluation.request import EvaluationRequest
+from ft_pipeline.evaluation.rows import read_rows
+from ft_pipeline.evaluation.rules import BETTER, GATE, HELD_OUT
+from ft_pipeline.evaluation.scores import Scoreboard, build_scoreboard, find_opponent
+from ft_pipeline.evaluation.scoring import Scored, Scoring
+from ft_pipeline.evaluation.user_metrics import UserMetrics
+from ft_pipeline.plots import save_png
 from ft_pipeline.processes.reporter import Reporter
-from ft_pipeline.summary import Check, Scalar, Summary
+from ft_pipeline.summary import Check, Summary
 
-HTML_FILE, JSON_FILE, PREDICTIONS_FILE = "report.html", "report.json", "predictions.parquet"
-SCORES_PLOT, LOSS_PLOT = "scores.png", "loss.png"
+HTML_FILE, JSON_FILE, MARKDOWN_FILE = "report.html", "report.json", "report.md"
+PREDICTIONS_FILE = "predictions.parquet"
 # Fewer rows than this, and a bootstrap interval is narrower than it should be.
 _FEW_ROWS = 30
 
@@ -37,75 +44,109 @@ _FEW_ROWS = 30
 def evaluate(request: EvaluationRequest, reporter: Reporter) -> Summary:
     """Score all contestants on the same rows, judge the first challenger, write the report.
 
-    Writes `report.html`, `report.json`, `predictions.parquet`, `scores.png` and, with a loss history, `loss.png`.
+    Writes `report.html`, `report.json`, `report.md`, `predictions.parquet` and plots.
 
     Raises:
-        EvaluationError: a contestant cannot be scored, there is nobody to compare with, or no row is held out.
+        EvaluationError: the challenger cannot be scored, there is nobody to compare with, or no row is held out.
+        LeaseTimeout: the GPU was not free in time.
     """
-    check_contestants(request.contestants)
-    for contestant in request.contestants:
-        require_file(contestant.gguf)
+    find_opponent(request.contestants, request.absent)
+    require_file(request.gated.gguf)
     rows = read_rows(request.rows, request.settings.max_rows_per_set)
-    board = build_scoreboard(_score_contestants(request, rows, reporter))
-    _warn_of_weak_evidence(board, reporter)
-    verdict = judge(board, request.settings.gate)
-    reporter.info(explain_verdict(board, verdict))
+    own = UserMetrics(request.metric_files)
+    with open_scoring_device(
+        request.device,
+        vram_limit_bytes=request.vram_limit_bytes,
+        lock_dir=request.lock_dir,
+        wait_seconds=request.wait_seconds,
+        holder=request.holder,
+        tell=reporter.info,
+    ) as device:
+        scored = Scoring(request, rows, device, reporter).run()
+        harness = _run_harness(request, scored, device, reporter)
+    results = [replace(result, rows=own.score(result.rows, result.label)) for result in scored.results]
+    board = build_scoreboard(results, _choose_metrics(request, own), scored.absent)
+    outcome = Outcome(
+        request=request,
+        board=board,
+        verdict=judge(board, request.settings.gate),
+        notes=[*scored.notes, *own.notes, *harness.notes, *_find_weak_evidence(board)],
+        harness=harness.scores,
+        cards={result.label: cards_that_fit(read_gguf_facts(result.contestant.gguf)) for result in results},
+    )
+    for note in outcome.notes:
+        reporter.warning(note)
     _write_predictions(request.out_dir / PREDICTIONS_FILE, board)
-    plots = _write_plots(request, board)
-    write_json(request.out_dir / JSON_FILE, request, board, verdict)
-    write_html(request.out_dir / HTML_FILE, request, board, verdict, plots)
-    return _summarize(request, board, verdict)
+    reporter.info(explain_verdict(outcome))
+    return _write_report(outcome)
 
 
-def _score_contestants(
-    request: EvaluationRequest, rows: Sequence[EvaluationRow], reporter: Reporter
-) -> list[ContestantResult]:
-    total, done = len(rows) * len(request.contestants), 0
-
-    def count(finished: int) -> None:
-        nonlocal done
-        done += finished
-        reporter.progress(done, total)
-
-    results = []
-    for contestant in request.contestants:
-        result = _score_contestant(contestant, rows, request.settings.max_new_tokens, count)
-        reporter.info(f"{result.label}: {len(rows)} rows in {result.run.scoring_seconds:.1f} s")
-        results.append(result)
-    return results
-
-
-def _score_contestant(
-    contestant: Contestant, rows: Sequence[EvaluationRow], max_new_tokens: int, on_rows: Callable[[int], None]
-) -> ContestantResult:
-    with LlamaRunner(contestant.gguf) as runner:
-        started = time.perf_counter()
-        scored = runner.score(rows, max_new_tokens, on_rows)
-        run = RunFigures(
-            size_bytes=contestant.gguf.stat().st_size,
-            load_seconds=runner.model.load_seconds,
-            scoring_seconds=time.perf_counter() - started,
-            speed=runner.measure_speed(rows),
-        )
-    return ContestantResult(contestant, tuple(scored), run)
+def _write_report(outcome: Outcome) -> Summary:
+    folder, plots = outcome.request.out_dir, draw_plots(outcome)
+    write_html(folder / HTML_FILE, outcome, plots)
+    write_json(folder / JSON_FILE, outcome)
+    write_markdown(folder / MARKDOWN_FILE, outcome)
+    drawn = {}
+    for title, figure in plots.items():
+        drawn[title] = f"{title.lower().replace(' ', '_')}.png"
+        save_png(figure, folder / drawn[title])
+    return Summary(
+        figures=summary_figures(outcome),
+        tables=summary_tables(outcome),
+        plots=drawn,
+        files={"report": HTML_FILE, "report as Markdown": MARKDOWN_FILE},
+        checks=_collect_checks(outcome.verdict),
+    )
 
 
-def _warn_of_weak_evidence(board: Scoreboard, reporter: Reporter) -> None:
-    held_out = len(board.gated.sets[HELD_OUT])
-    if held_out < _FEW_ROWS:
-        reporter.warning(
-            f"only {held_out} rows are held out: an interval over fewer than {_FEW_ROWS} is too narrow to trust. "
-            "Add data or raise dataset.held_out_share."
-        )
+def _choose_metrics(request: EvaluationRequest, own: UserMetrics) -> Mapping[str, Metric]:
+    return METRICS | {"answer_match": answer_match_metric(request.settings.answer_pattern)} | own.metrics
+
+
+@dataclass
+class _Harness:
+    scores: dict[str, list[HarnessScore]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def _run_harness(request: EvaluationRequest, scored: Scored, device: ScoringDevice, reporter: Reporter) -> _Harness:
+    """The named tasks, put to the base and to the file that is gated."""
+    settings, found = request.settings.harness, _Harness()
+    for contestant in (result.contestant for result in scored.results):
+        if not settings.tasks or (contestant != request.gated and contestant.role != "base"):
+            continue
+        (layers,) = plan_together([contestant.gguf], device)
+        with LlamaModel(contestant.gguf, n_gpu_layers=layers) as model:
+            for task in settings.tasks:
+                wanted = HarnessSettings([task], settings.limit, request.harness_folder, settings.chat)
+                try:
+                    scores = run_harness_tasks(model, wanted, tell=reporter.info)
+                except EvaluationError as err:
+                    found.notes.append(f"The harness task {task} was not done with {contestant.label}: {err}")
+                else:
+                    found.scores.setdefault(contestant.label, []).extend(scores)
+    return found
+
+
+def _find_weak_evidence(board: Scoreboard) -> list[str]:
+    notes = [
+        f"The set {name} has {len(rows)} rows: an interval over fewer than {_FEW_ROWS} is too narrow to trust. Add data"
+        f"{' or raise dataset.held_out_share' if name == HELD_OUT else ''}."
+        for name, rows in board.gated.sets.items()
+        if len(rows) < _FEW_ROWS
+    ]
     for result in board.results:
         if faults := [scored for scored in result.rows if scored.fault]:
-            reporter.warning(
-                f"{result.label}: {len(faults)} of {len(result.rows)} rows could not be put to the model and count as "
-                f"wrong, the first is {faults[0].row.place}: {faults[0].fault}. Lower dataset.max_row_tokens."
+            notes.append(
+                f"{len(faults)} of {len(result.rows)} rows could not be put to {result.label} and count as wrong, the "
+                f"first is {faults[0].row.place}: {faults[0].fault}."
             )
+    return notes
 
 
 def _write_predictions(path: Path, board: Scoreboard) -> None:
+    """One row for each contestant and question, with its answer and every figure of it."""
+    own = [name for name in board.metrics if name not in METRICS]
     pl.DataFrame(
         [
             {
@@ -121,79 +162,40 @@ def _write_predictions(path: Path, board: Scoreboard) -> None:
                 "n_tokens": scored.n_tokens,
                 "logprob": scored.logprob,
                 "reference_tokens": scored.reference_tokens,
+                "kld": scored.divergence.kl_sum / scored.divergence.tokens if scored.divergence else None,
                 "fault": scored.fault or None,
+                **{name: scored.user_scores.get(name) for name in own},
             }
             for result in board.results
             for scored in result.rows
         ],
-        schema_overrides={"fault": pl.String, "logprob": pl.Float64},
+        schema_overrides={"fault": pl.String, "logprob": pl.Float64, "kld": pl.Float64}
+        | dict.fromkeys(own, pl.Float64),
     ).write_parquet(path)
 
 
-def _write_plots(request: EvaluationRequest, board: Scoreboard) -> dict[str, Markup]:
-    scores = plot_exact_match(board)
-    save_png(scores, request.out_dir / SCORES_PLOT)
-    plots = {"Exact match": to_inline_svg(scores, "Exact match of every contestant and set, with 95 % intervals")}
-    if request.loss_history:
-        loss = plot_loss(request.loss_history)
-        save_png(loss, request.out_dir / LOSS_PLOT)
-        plots["Training loss"] = to_inline_svg(loss, "Training loss over optimizer steps")
-    return plots
-
-
-def _summarize(request: EvaluationRequest, board: Scoreboard, verdict: Verdict) -> Summary:
-    plots = {"exact match": SCORES_PLOT} | ({"training loss": LOSS_PLOT} if request.loss_history else {})
-    return Summary(
-        figures=_collect_figures(board, verdict),
-        tables={"scores": score_table(board), "gate": gate_table(verdict)},
-        plots=plots,
-        files={"report": HTML_FILE},
-        checks=_collect_checks(verdict),
-    )
-
-
-def _collect_figures(board: Scoreboard, verdict: Verdict) -> dict[str, Scalar]:
-    figures: dict[str, Scalar] = {"publish": verdict.publish, "verdict": explain_verdict(board, verdict)}
-    figures["beats"] = next(result.passed for result in verdict.results if not result.blocking)
-    figures["rows"] = len(board.gated.sets[HELD_OUT])
-    for name in board.set_names:
-        if name != HELD_OUT:
-            figures[f"exact_match_{name}"] = _value(board.gated, name, "exact_match")
-    # After the sets: one that is called like a role gives way, its score stands in the table.
-    for metric in ("exact_match", "perplexity", "stop_rate"):
-        figures[metric] = _value(board.gated, HELD_OUT, metric)
-        figures[f"{metric}_{board.opponent.contestant.role}"] = _value(board.opponent, HELD_OUT, metric)
-    figures["size_bytes"] = board.gated.run.size_bytes
-    figures["tokens_per_second"] = board.gated.run.speed.tokens_per_second
-    return figures
-
-
-def _value(result: ContestantResult, set_name: str, metric: str) -> float | None:
-    estimate = result.scores[set_name][metric]
-    return None if estimate is None else keep_finite(estimate.value)
-
-
 def _collect_checks(verdict: Verdict) -> list[Check]:
-    """The verdict as checks of fixed names: Dagster must know them before the recipe is read."""
-    sets = [result for result in verdict.results if result.name.startswith("exact_match_")]
+    """Each rule by itself, and two that stand for all of them, whatever the recipe."""
     checks = [
-        _to_check(result.name if result.blocking else "better", result)
+        Check(
+            name=result.rule.name,
+            passed=result.passed,
+            blocking=result.blocking,
+            value=keep_finite(result.value),
+            limit=result.rule.limit,
+            detail=f"{result.rule.text}: {result.detail}",
+        )
         for result in verdict.results
-        if result not in sets
     ]
-    if sets:
-        worst = min(sets, key=lambda result: (result.passed, result.value - result.limit))
-        detail = "; ".join(result.detail for result in sets)
-        checks.append(_to_check("test_sets", worst).model_copy(update={"detail": detail}))
-    return checks
-
-
-def _to_check(name: str, result: GateResult) -> Check:
-    return Check(
-        name=name,
-        passed=result.passed,
-        blocking=result.blocking,
-        value=keep_finite(result.value),
-        limit=keep_finite(result.limit),
-        detail=result.detail,
-    )
+    broken = [check.detail for check in checks if check.blocking and not check.passed]
+    better = [result.detail for result in verdict.results if result.rule.on_failure == "keep"]
+    return [
+        *checks,
+        Check(name=GATE, passed=not broken, blocking=True, detail="; ".join(broken) or "every limit is kept"),
+        Check(
+            name=BETTER,
+            passed=not any(result.rule.on_failure == "keep" for result in verdict.refusals),
+            blocking=False,
+            detail="; ".join(better),
+        ),
+    ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.figures import format_points, format_share
-from ft_pipeline.evaluation.intervals import bootstrap_paired_difference
-from ft_pipeline.evaluation.rows import HELD_OUT
-from ft_pipeline.evaluation.scores import ContestantResult, Estimate, Scoreboard
-from ft_pipeline.recipe import GateSection
+from ft_pipeline.evaluation.figures import format_difference, format_figure
+from ft_pipeline.evaluation.intervals import SIGNIFICANCE, Difference
+from ft_pipeline.evaluation.rules import COSTS, Rule
+from ft_pipeline.evaluation.scores import ContestantResult, Scoreboard
+from ft_pipeline.recipe_evaluation import GateSection
 
 
 @dataclass(frozen=True)
@@ -18,90 +17,145 @@ class GateResult:
     """One rule, and whether the challenger keeps it.
 
     Attributes:
-        value: What was found; NaN where there was nothing to find it from, which never passes.
-        limit: What was asked.
-        blocking: What comes after must not run if the rule is broken.
+        value: What was found: the figure, or its difference to the rival's; NaN where there was nothing to find it
+            from, which never passes.
         detail: One sentence with the figures.
+        difference: To the rival, where there is one.
     """
 
-    name: str
+    rule: Rule
     value: float
-    limit: float
     passed: bool
-    blocking: bool
     detail: str
+    difference: Difference | None = None
+
+    @property
+    def blocking(self) -> bool:
+        """A breach fails the run."""
+        return self.rule.on_failure == "fail"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger is published, and by which rules."""
+    """What the rules say of the challenger.
 
-    publish: bool
+    Attributes:
+        is_best: It is at least as good as the best champion ever, by the rules that decide.
+    """
+
     results: tuple[GateResult, ...]
+    is_best: bool
 
     @property
-    def broken(self) -> tuple[GateResult, ...]:
-        """The rules that were not kept."""
-        return tuple(result for result in self.results if not result.passed)
+    def publish(self) -> bool:
+        """Whether it takes the champion's place."""
+        return not self.refusals
+
+    @property
+    def refusals(self) -> tuple[GateResult, ...]:
+        """The broken rules that keep it from being published."""
+        return tuple(result for result in self.results if not result.passed and result.rule.on_failure != "warn")
+
+    @property
+    def deciding(self) -> tuple[GateResult, ...]:
+        """The rules that say whether it is better than what runs today."""
+        return tuple(result for result in self.results if result.rule.decides)
 
 
 def judge(board: Scoreboard, gate: GateSection) -> Verdict:
     """Apply the recipe's rules to the gated challenger."""
-    results = (*_judge_minimums(board.gated, gate), judge_difference(board, gate))
-    return Verdict(all(result.passed for result in results), results)
+    results: list[GateResult] = []
+    for rule in gate.parsed:
+        if rule.bounds_ties:
+            results.append(_judge_loss(board, rule, results[-1]))
+        elif rule.rival:
+            results.append(_judge_against_rival(board, rule, accepts_tie=rule.decides and gate.tie == "newer"))
+        else:
+            results.append(_judge_value(board, rule))
+    is_best = all(_reaches_best(board, result) for result in results if result.rule.decides)
+    return Verdict(tuple(results), is_best)
 
 
-def judge_difference(board: Scoreboard, gate: GateSection) -> GateResult:
-    """Is the challenger better than what it is compared with, by the paired interval of exact match on held-out rows?
-
-    An interval that includes zero is a tie, which `gate.tie` decides; one below zero never passes.
-    """
-    difference = find_difference(board)
-    interval, rival = difference.interval, board.opponent.label
-    found = (
-        f"by {format_points(difference.value)} points of exact match "
-        f"(95 % interval {format_points(interval.low)} to {format_points(interval.high)})"
+def _judge_value(board: Scoreboard, rule: Rule) -> GateResult:
+    value = _find_value(board, board.gated, rule)
+    if math.isnan(value):
+        return GateResult(rule, value, False, f"there is nothing on {rule.set_name} rows to take {rule.measure} from")
+    passed = rule.holds(value, rule.limit)
+    found, asked = (format_figure(rule.measure, board.metrics, number) for number in (value, rule.limit))
+    where = "" if rule.measure in COSTS else f" on {rule.set_name} rows"
+    word = "within" if passed else "not within"
+    return GateResult(
+        rule, value, passed, f"{rule.measure} is {found}{where}, {word} the limit {rule.operator} {asked}"
     )
-    tied = interval.low <= 0 <= interval.high
-    passed = interval.low > 0 or (tied and gate.tie == "challenger")
-    if tied:
-        detail = f"level with {rival}, from which it differs {found}; the recipe gives a tie to the {gate.tie}"
+
+
+def _judge_against_rival(board: Scoreboard, rule: Rule, *, accepts_tie: bool) -> GateResult:
+    rival, difference = _compare(board, rule)
+    if rival is None or difference is None:
+        return GateResult(rule, math.nan, False, _explain_missing(board, rule, rival))
+    interval = difference.interval
+    beyond = interval.low if rule.wants_more else interval.high
+    is_chance = rule.is_strict and difference.p_value >= SIGNIFICANCE
+    passed = rule.holds(beyond if rule.is_strict else difference.value, rule.limit) and not is_chance
+    is_tie = rule.decides and difference.is_tie
+    found = f"{rule.measure} on {rule.set_name} rows: {format_difference(rule.measure, board.metrics, difference)}"
+    if is_tie:
+        kept = "the challenger, which is newer" if accepts_tie else "the champion"
+        detail = f"level with {rival.label} in {found}; the recipe gives a tie to {kept}"
     else:
-        detail = f"{'better' if passed else 'worse'} than {rival} {found}"
-    name = f"beats_{board.opponent.contestant.role}"
-    return GateResult(name, interval.low, 0.0, passed, blocking=False, detail=detail)
+        gain = _gain(rule, difference)
+        word = "better than" if gain > 0 else "worse than" if gain < 0 else "level with"
+        detail = f"{word} {rival.label} in {found}"
+    return GateResult(rule, difference.value, passed or (is_tie and accepts_tie), detail, difference)
 
 
-def find_difference(board: Scoreboard) -> Estimate:
-    """The challenger's exact match minus its opponent's, on the held-out rows, with the paired 95 % interval."""
-    ours, theirs = ([float(row.exact) for row in result.sets[HELD_OUT]] for result in (board.gated, board.opponent))
-    value = (sum(ours) - sum(theirs)) / len(ours)
-    return Estimate(value, bootstrap_paired_difference(ours, theirs))
+def _judge_loss(board: Scoreboard, rule: Rule, against_champion: GateResult) -> GateResult:
+    champion = against_champion.difference
+    is_tie = champion is None or champion.is_tie
+    best, difference = _compare(board, rule)
+    if best is None or difference is None:
+        return GateResult(rule, math.nan, not is_tie, _explain_missing(board, rule, best))
+    found = format_difference(rule.measure, board.metrics, difference)
+    end = difference.interval.high if rule.wants_more else -difference.interval.low
+    passed = not is_tie or (rule.holds(difference.value, rule.limit) and end >= 0)
+    asked = f"ties may lose {abs(rule.limit):g} in all" if is_tie else "not asked: it is no tie with the champion"
+    detail = f"against the best so far, {best.label}: {found}; {asked}"
+    return GateResult(rule, difference.value, passed, detail, difference)
 
 
-def _judge_minimums(gated: ContestantResult, gate: GateSection) -> Iterator[GateResult]:
-    yield _at_least("exact_match", _value(gated, HELD_OUT, "exact_match"), gate.min_exact_match, "held-out rows")
-    yield _at_least("stop_rate", _value(gated, HELD_OUT, "stop_rate"), gate.min_stop_rate, "held-out rows")
-    if gate.max_perplexity is not None:
-        value = _value(gated, HELD_OUT, "perplexity")
-        passed = value <= gate.max_perplexity
-        comparison = "within" if passed else "not within"
-        detail = f"perplexity is {value:.3f} on held-out rows, {comparison} the limit {gate.max_perplexity:g}"
-        yield GateResult("perplexity", value, gate.max_perplexity, passed, blocking=True, detail=detail)
-    for name, minimum in gate.min_test_set_exact_match.items():
-        yield _at_least(f"exact_match_{name}", _value(gated, name, "exact_match"), minimum, f"{name} rows")
+def _reaches_best(board: Scoreboard, against_champion: GateResult) -> bool:
+    rule, best = against_champion.rule, board.find_rival("best")
+    if best is None:
+        # The best one's files are gone. What is clearly better than the champion, who was near it, sets the mark anew.
+        found = against_champion.difference
+        return against_champion.passed and found is not None and not found.is_tie
+    difference = board.compare(board.gated, best, rule.set_name, rule.measure)
+    return difference is not None and _gain(rule, difference) >= 0
 
 
-def _at_least(name: str, value: float, minimum: float, rows: str) -> GateResult:
-    passed = value >= minimum
-    title = "stop rate" if name == "stop_rate" else "exact match"
-    detail = f"there are no {rows} to score"
-    if not math.isnan(value):
-        comparison = "at least" if passed else "below"
-        detail = f"{title} is {format_share(value)} on {rows}, {comparison} the limit {format_share(minimum)}"
-    return GateResult(name, value, minimum, passed, blocking=True, detail=detail)
+def _compare(board: Scoreboard, rule: Rule) -> tuple[ContestantResult | None, Difference | None]:
+    rival = board.find_rival(rule.rival) if rule.rival else None
+    return rival, None if rival is None else board.compare(board.gated, rival, rule.set_name, rule.measure)
 
 
-def _value(result: ContestantResult, set_name: str, metric: str) -> float:
-    estimate = result.scores.get(set_name, {}).get(metric)
-    return math.nan if estimate is None else estimate.value
+def _gain(rule: Rule, difference: Difference) -> float:
+    """How much better, whichever way the measure goes."""
+    return difference.value if rule.wants_more else -difference.value
+
+
+def _find_value(board: Scoreboard, result: ContestantResult, rule: Rule) -> float:
+    if rule.measure in COSTS:
+        cost = getattr(result.costs, rule.measure)
+        return math.nan if cost is None else float(cost)
+    found = board.estimate(result, rule.set_name, rule.measure)
+    return math.nan if found is None else found.value
+
+
+def _explain_missing(board: Scoreboard, rule: Rule, rival: ContestantResult | None) -> str:
+    if rival is not None:
+        return f"there is nothing on {rule.set_name} rows to compare {rule.measure} with {rival.label} by"
+    roles = {rule.rival, "base" if rule.rival == "champion" else rule.rival}
+    for absence in board.absent:
+        if absence.role in roles:
+            return f"the {absence.role} could not be scored: {absence.reason}"
+    return f"there is no {rule.rival} to compare with"

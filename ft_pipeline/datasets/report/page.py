@@ -12,8 +12,8 @@ from ft_pipeline.datasets.report.request import POOL
 from ft_pipeline.datasets.report.samples import Sample, Stretch
 from ft_pipeline.datasets.sources import TRAINING_SET
 from ft_pipeline.datasets.validated import HELD_OUT
-from ft_pipeline.evaluation.text_marks import mark_differences, show_text
 from ft_pipeline.report_page import make_environment
+from ft_pipeline.text_marks import mark_differences, show_text
 
 _TEMPLATE = "data_report.html.jinja"
 _EXCERPT_CHARS = 600
