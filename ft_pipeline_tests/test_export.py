@@ -79,7 +79,8 @@ def test_the_disk_must_hold_what_is_not_made_yet(
     ("quantization", "takes_it"),
     [
         ({"types": ["Q4_K_M"]}, False),
-        ({"types": ["Q4_K_M", "IQ2_XS"]}, True),
+        ({"types": ["IQ2_XS", "Q4_K_M"]}, True),
+        ({"types": ["Q4_K_M", "IQ2_XS"]}, False),  # the base is made in the type that is gated
         ({"types": ["Q4_K_M"], "tensor_types": {"ffn_up": "iq3_xxs"}}, True),
     ],
 )
@@ -99,5 +100,6 @@ def test_the_base_takes_the_trainings_matrix_only_for_what_cannot_be_made_withou
     Export(builder).base_gguf()
     (request,) = [request for request in asked if isinstance(request, GgufRequest)]
     assert request.settings.imatrix == "never"
+    assert request.settings.types == (quantization["types"][0],)
     adapter = builder.require(builder.lineage.trained_adapter).path
     assert request.importance == (adapter if takes_it else None)

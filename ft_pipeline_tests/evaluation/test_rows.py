@@ -65,7 +65,7 @@ def test_the_held_out_rows_come_first_and_each_set_has_its_limit(tmp_path: Path)
 
 def test_a_set_that_none_of_its_rows_is_held_out_of_cannot_be_scored(tmp_path: Path) -> None:
     path = _write(tmp_path, chat("sky", "blue", set="fresh"))
-    with pytest.raises(EvaluationError, match=r"at least one row must be held out.*sets: fresh.*held_out_share"):
+    with pytest.raises(EvaluationError, match=r"at least one held-out row must be.*one: fresh\).*held_out_share"):
         read_rows(path, 5)
 
 
