@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.gguf_facts import GgufFacts, count_file_bytes
+from ft_pipeline.evaluation.gguf_facts import GgufFacts
 from ft_pipeline.evaluation.llama_decoder import Decoder, Piece, list_buffers
 from ft_pipeline.evaluation.llama_log import Buffer, count_buffers
 from ft_pipeline.evaluation.llama_runner import LlamaRunner
@@ -74,12 +74,12 @@ def measure_costs(
     context = min(context_tokens, model.context_tokens)
     buffers = list_buffers(model, context)
     return Costs(
-        size_bytes=count_file_bytes(model.path),
+        size_bytes=model.facts.size_bytes,
         load_seconds=model.load_seconds,
         first_token_seconds=statistics.median(first),
         tokens_per_second=1 / statistics.median(others),
         threads=threads,
-        memory_bytes=_count_memory(buffers, count_file_bytes(model.path)),
+        memory_bytes=_count_memory(buffers, model.facts.size_bytes),
         memory_context_tokens=context,
         vram_bytes=count_buffers(buffers, on_gpu=True) if model.n_gpu_layers else None,
     )

@@ -54,14 +54,17 @@ def format_change(measure: str, metrics: Mapping[str, Metric], value: float) -> 
     return f"{'+' if value >= 0 else '−'}{format_number(abs(value))}"
 
 
+def format_change_interval(measure: str, metrics: Mapping[str, Metric], interval: Interval) -> str:
+    """A difference's interval, such as `+0.3 to +4.0`; the unit stands with the difference."""
+    low, high = (format_change(measure, metrics, end).removesuffix(" points") for end in (interval.low, interval.high))
+    return f"{low} to {high}"
+
+
 def format_difference(measure: str, metrics: Mapping[str, Metric], difference: Difference) -> str:
     """`+2.1 points (95 % interval +0.3 to +4.0, p = 0.021)`."""
-    low, high = (
-        format_change(measure, metrics, end).removesuffix(" points")
-        for end in (difference.interval.low, difference.interval.high)
-    )
     change = format_change(measure, metrics, difference.value)
-    return f"{change} (95 % interval {low} to {high}, p = {difference.p_value:.2g})"
+    interval = format_change_interval(measure, metrics, difference.interval)
+    return f"{change} (95 % interval {interval}, p = {difference.p_value:.2g})"
 
 
 def format_size(size_bytes: int) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 
 from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.llama_log import LlamaLog
+from ft_pipeline.quantization.files import list_parts
 
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _LAYER = re.compile(r"blk\.(\d+)\.")
 # What llama.cpp looks tokens up in stays in the host's memory (LLM_TENSOR_LAYER_INPUT in src/llama-arch.cpp).
 _INPUT = re.compile(r"(token_embd|per_layer_token_embd|position_embd|token_types)\.")
@@ -88,25 +88,11 @@ class GgufFacts:
         return sum(cells * layer.cache_bytes_per_token + layer.state_bytes for layer in self.layers)
 
 
-def find_files(path: Path) -> list[Path]:
-    """All files of a GGUF: of one that was split, those that its first part's name counts."""
-    part = _PART.search(path.name)
-    if part is None:
-        return [path]
-    stem = path.name[: part.start()]
-    return [path.with_name(f"{stem}-{number:05d}-of-{part[2]}.gguf") for number in range(1, int(part[2]) + 1)]
-
-
-def count_file_bytes(path: Path) -> int:
-    """Size of all files of a GGUF.
-
-    Raises:
-        EvaluationError: one of them is missing.
-    """
-    files = find_files(path)
+def _require_files(path: Path) -> list[Path]:
+    files = list_parts(path)
     if missing := [file for file in files if not file.is_file()]:
         raise EvaluationError(f"all parts of a GGUF must be there; {missing[0]} is not. Build or restore its artifact.")
-    return sum(file.stat().st_size for file in files)
+    return files
 
 
 def read_gguf_facts(path: Path) -> GgufFacts:
@@ -118,9 +104,9 @@ def read_gguf_facts(path: Path) -> GgufFacts:
     Raises:
         EvaluationError: a file is missing, or no GGUF, or claims more layers than it has tensors.
     """
-    size_bytes = count_file_bytes(path)
+    files = _require_files(path)
     tensors: dict[str, int] = {}
-    for file in find_files(path):
+    for file in files:
         with _open_header(file) as header:
             tensors |= header.tensor_bytes()
     with _open_header(path) as header:
@@ -131,7 +117,7 @@ def read_gguf_facts(path: Path) -> GgufFacts:
                 f"a GGUF must have a tensor for each of its layers; {path} claims {count} layers and has "
                 f"{len(tensors)} tensors. It is damaged: build or restore its artifact."
             )
-        return _describe(header, tensors, size_bytes, count)
+        return _describe(header, tensors, sum(file.stat().st_size for file in files), count)
 
 
 def _describe(header: _Header, tensors: dict[str, int], size_bytes: int, count: int) -> GgufFacts:

@@ -10,16 +10,14 @@ import unicodedata
 
 from ft_pipeline.evaluation.metrics.against_reference import compare_texts, has_one_answer
 from ft_pipeline.evaluation.metrics.metric import Metric
-from ft_pipeline.evaluation.metrics.words import CharacterTable, is_unspaced, split_words
+from ft_pipeline.evaluation.metrics.words import CharacterTable, word_f1
 
 
 def _keep_letters(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Cf":  # joiners, which stand within words
         return ""
-    if category[0] not in "LMN":
-        return " "
-    return f" {character} " if is_unspaced(character) else character
+    return character if category[0] in "LMN" else " "
 
 
 _TABLE = CharacterTable(_keep_letters)
@@ -29,10 +27,7 @@ def rouge_l(answer: str, reference: str) -> float:
     """F-measure of both; of texts without any word, whether they are equal."""
     from rapidfuzz.distance import LCSseq
 
-    ours, theirs = split_words(answer, _TABLE), split_words(reference, _TABLE)
-    if not (ours and theirs):
-        return float(answer.strip() == reference.strip())
-    return float(2 * LCSseq.similarity(ours, theirs) / (len(ours) + len(theirs)))
+    return word_f1(answer, reference, _TABLE, LCSseq.similarity)
 
 
 ROUGE_L = Metric("ROUGE-L", "share", part=compare_texts(rouge_l), weight=has_one_answer)

@@ -14,13 +14,13 @@ from collections import Counter
 
 from ft_pipeline.evaluation.metrics.against_reference import compare_texts, has_one_answer
 from ft_pipeline.evaluation.metrics.metric import Metric
-from ft_pipeline.evaluation.metrics.words import CharacterTable, is_unspaced, split_words
+from ft_pipeline.evaluation.metrics.words import CharacterTable, word_f1
 
 
 def _drop_punctuation(character: str) -> str:
     if character in string.punctuation or unicodedata.category(character).startswith("P"):
         return ""
-    return f" {character} " if is_unspaced(character) else character
+    return character
 
 
 _TABLE = CharacterTable(_drop_punctuation)
@@ -28,11 +28,7 @@ _TABLE = CharacterTable(_drop_punctuation)
 
 def token_f1(answer: str, reference: str) -> float:
     """F1 of the words of both; of texts without any word, whether they are equal."""
-    ours, theirs = split_words(answer, _TABLE), split_words(reference, _TABLE)
-    if not (ours and theirs):
-        return float(answer.strip() == reference.strip())
-    common = (Counter(ours) & Counter(theirs)).total()
-    return 2 * common / (len(ours) + len(theirs))
+    return word_f1(answer, reference, _TABLE, lambda ours, theirs: (Counter(ours) & Counter(theirs)).total())
 
 
 TOKEN_F1 = Metric("token F1", "share", part=compare_texts(token_f1), weight=has_one_answer)

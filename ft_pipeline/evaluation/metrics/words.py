@@ -1,9 +1,9 @@
-"""Words of a text in any script, for the measures that compare them."""
+"""Words of a text in any script, and the F-measure of two texts by them."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # Of an answer that never ends, what is beyond is not compared: 200,000 characters would take seconds.
 MAX_CHARS = 10_000
@@ -23,20 +23,44 @@ _UNSPACED = (
 
 
 class CharacterTable(dict[int, str]):
-    """A table for `str.translate` that asks its rule once per character."""
+    """A table for `str.translate` that asks its rule once per character.
+
+    What the rule keeps as it is stands alone where its script puts no spaces between words.
+    """
 
     def __init__(self, rule: Callable[[str], str]) -> None:
         super().__init__()
         self._rule = rule
 
     def __missing__(self, code: int) -> str:
-        self[code] = replacement = self._rule(chr(code))
+        character = chr(code)
+        replacement = self._rule(character)
+        if replacement == character and is_unspaced(character):
+            replacement = f" {character} "
+        self[code] = replacement
         return replacement
 
 
 def fold(text: str) -> str:
     """The text in compatibility form, without upper case."""
     return unicodedata.normalize("NFKC", text).casefold()
+
+
+def word_f1(
+    answer: str, reference: str, table: CharacterTable, count_common: Callable[[Sequence[str], Sequence[str]], int]
+) -> float:
+    """Harmonic mean of precision and recall; of texts without any word, whether they are equal.
+
+    Args:
+        answer: The answer.
+        reference: What it is held against.
+        table: What becomes of their characters.
+        count_common: How many words two texts have in common.
+    """
+    ours, theirs = split_words(answer, table), split_words(reference, table)
+    if not (ours and theirs):
+        return float(answer.strip() == reference.strip())
+    return 2 * count_common(ours, theirs) / (len(ours) + len(theirs))
 
 
 def split_words(text: str, table: CharacterTable) -> list[str]:

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ft_pipeline.evaluation.intervals import Estimate
-from ft_pipeline.evaluation.metrics.kl_divergence import KL_DIVERGENCE
-from ft_pipeline.evaluation.metrics.metric import Metric
-from ft_pipeline.evaluation.metrics.perplexity_ratio import PERPLEXITY_RATIO
-from ft_pipeline.evaluation.metrics.top_agreement import TOP_AGREEMENT
-from ft_pipeline.evaluation.report.outcome import name_metric
 from ft_pipeline.evaluation.rules import HELD_OUT
 from ft_pipeline.evaluation.scores import ContestantResult, Scoreboard
 
@@ -38,7 +33,7 @@ def find_fidelity(board: Scoreboard) -> list[Fidelity]:
     """Of all that were compared, the largest file first."""
     found = []
     for result in board.results:
-        divergence = _estimate(board, result, KL_DIVERGENCE)
+        divergence = board.estimate(result, HELD_OUT, "kld")
         if divergence is None:
             continue
         measured = [row.divergence for row in result.sets.get(HELD_OUT, ()) if row.divergence and row.divergence.tokens]
@@ -48,13 +43,8 @@ def find_fidelity(board: Scoreboard) -> list[Fidelity]:
                 divergence,
                 float(np.max([one.kl_max for one in measured])),
                 sum(one.tokens for one in measured),
-                _estimate(board, result, TOP_AGREEMENT),
-                _estimate(board, result, PERPLEXITY_RATIO),
+                board.estimate(result, HELD_OUT, "top_agreement"),
+                board.estimate(result, HELD_OUT, "perplexity_ratio"),
             )
         )
     return sorted(found, key=lambda fidelity: -fidelity.result.costs.size_bytes)
-
-
-def _estimate(board: Scoreboard, result: ContestantResult, metric: Metric) -> Estimate | None:
-    name = name_metric(board.metrics, metric)
-    return board.estimate(result, HELD_OUT, name) if name else None

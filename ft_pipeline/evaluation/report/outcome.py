@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ft_pipeline.evaluation.breakdown import classify_error
 from ft_pipeline.evaluation.gate import Verdict
-from ft_pipeline.evaluation.metrics import METRICS, Metric
+from ft_pipeline.evaluation.metrics import METRICS
 from ft_pipeline.evaluation.request import EvaluationRequest
 from ft_pipeline.evaluation.rows import ScoredRow
 from ft_pipeline.evaluation.rules import GENERAL, HELD_OUT
@@ -102,11 +102,6 @@ class Outcome:
             for set_name, metric in dict.fromkeys([*ruled, *main, *others])
             if set_name in self.board.set_names and metric in self.board.find_metrics(set_name)
         ]
-
-
-def name_metric(metrics: Mapping[str, Metric], wanted: Metric) -> str | None:
-    """Under which name a metric goes; None where it is not measured."""
-    return next((name for name, metric in metrics.items() if metric is wanted), None)
 
 
 def unique_labels(results: Sequence[ContestantResult | None]) -> list[ContestantResult]:

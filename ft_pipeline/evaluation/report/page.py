@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ft_pipeline.evaluation.figures import format_number, format_points, format_share, format_size
-from ft_pipeline.evaluation.intervals import Difference
+from ft_pipeline.evaluation.intervals import SIGNIFICANCE, Difference
 from ft_pipeline.evaluation.metrics import METRICS, Metric
 from ft_pipeline.evaluation.report.fidelity import find_fidelity
 from ft_pipeline.evaluation.report.forgetting import find_forgetting
@@ -52,7 +52,6 @@ FAMILY_TITLES = {
 }
 _BREACHES = {"fail": "fails the run", "keep": "keeps the champion", "warn": "only warns"}
 _MOST_GROUPS, _MOST_LOST = 40, 10
-_SURE = 0.05
 
 
 def write_html(path: Path, outcome: Outcome, plots: Mapping[PlotTitle, Any]) -> None:
@@ -164,7 +163,7 @@ def _judge(metric: Metric, difference: Difference) -> str:
     """The class of a difference: surely better, surely worse, or neither."""
     low, high = difference.interval.low, difference.interval.high
     # Of one row, or of rows that all agree, the interval has no width and the test still knows better.
-    is_sure = (low > 0 or high < 0) and difference.p_value < _SURE
+    is_sure = (low > 0 or high < 0) and difference.p_value < SIGNIFICANCE
     if metric.better == "neither" or not is_sure:
         return "level"
     return "better" if (low > 0) == (metric.better == "higher") else "worse"

@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ft_pipeline.evaluation.figures import format_change, format_figure, format_interval, format_metric, format_size
+from ft_pipeline.evaluation.figures import (
+    format_change,
+    format_change_interval,
+    format_figure,
+    format_interval,
+    format_metric,
+    format_size,
+)
 from ft_pipeline.evaluation.gate import GateResult
 from ft_pipeline.evaluation.intervals import Difference, Estimate
 from ft_pipeline.evaluation.metrics import Metric
@@ -108,11 +115,9 @@ def show_asked(outcome: Outcome, result: GateResult) -> str:
 
 def show_difference(outcome: Outcome, metric: str, difference: Difference) -> tuple[str, str, str]:
     """A difference, its interval and its p-value; empty where they are no numbers."""
-    change, low, high = (
-        format_change(metric, outcome.board.metrics, value) if math.isfinite(value) else ""
-        for value in (difference.value, difference.interval.low, difference.interval.high)
-    )
-    interval = f"{low.removesuffix(' points')} to {high.removesuffix(' points')}" if low and high else ""
+    metrics, ends = outcome.board.metrics, (difference.interval.low, difference.interval.high)
+    change = format_change(metric, metrics, difference.value) if math.isfinite(difference.value) else ""
+    interval = format_change_interval(metric, metrics, difference.interval) if all(map(math.isfinite, ends)) else ""
     p_value = difference.p_value
     shown = "" if math.isnan(p_value) else "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
     return change, interval, shown
