@@ -9,10 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from ft_pipeline.errors import EvaluationError
-from ft_pipeline.evaluation.costs import cards_that_fit
 from ft_pipeline.evaluation.figures import keep_finite
 from ft_pipeline.evaluation.gate import Verdict, judge
-from ft_pipeline.evaluation.gguf_facts import read_gguf_facts
 from ft_pipeline.evaluation.harness import HarnessScore, HarnessSettings, run_harness_tasks
 from ft_pipeline.evaluation.llama_model import LlamaModel, require_file
 from ft_pipeline.evaluation.metrics import METRICS, Metric, answer_match_metric
@@ -72,7 +70,7 @@ def evaluate(request: EvaluationRequest, reporter: Reporter) -> Summary:
         verdict=judge(board, request.settings.gate),
         notes=[*scored.notes, *own.notes, *harness.notes, *_find_weak_evidence(board)],
         harness=harness.scores,
-        cards={result.label: cards_that_fit(read_gguf_facts(result.contestant.gguf)) for result in results},
+        cards={result.label: result.fits for result in results},
     )
     for note in outcome.notes:
         reporter.warning(note)

@@ -111,6 +111,14 @@ class LlamaRunner:
             for row, chat, fault in zip(rows, chats, faults, strict=True)
         ]
 
+    def encode(self, row: EvaluationRow) -> EncodedChat:
+        """A row in tokens, as `score` puts it.
+
+        Raises:
+            EvaluationError: the template fails on it.
+        """
+        return self._encoder.encode(row)
+
     def open_alone(self, rows: Sequence[EvaluationRow], new_tokens: int) -> tuple[Decoder, list[list[int]], int]:
         """What it takes to answer rows one at a time, on the threads that a decoder has where there are many rows.
 
@@ -131,7 +139,7 @@ class LlamaRunner:
             facts,
             free_vram_bytes=device.free_bytes,
             sequences=_MAX_GPU_SEQUENCES,
-            tokens_per_sequence=min(EXPECTED_TOKENS, facts.context_tokens or EXPECTED_TOKENS),
+            tokens_per_sequence=EXPECTED_TOKENS,
             batch_tokens=count_batch_tokens(max(1, facts.vocabulary)),
         ).n_gpu_layers
         self._tell(f"{self.gguf.name}: {planned} of {len(facts.layers) + 1} layers go onto {device.label}")

@@ -57,9 +57,10 @@ def plan_offload(
         facts: Of the file.
         free_vram_bytes: What the card has for us.
         sequences: The most that are wanted at once.
-        tokens_per_sequence: Longest prompt and answer together.
+        tokens_per_sequence: Longest prompt and answer together; of it, the model's context at most is counted.
         batch_tokens: The most tokens of one call.
     """
+    tokens_per_sequence = min(tokens_per_sequence, facts.context_tokens or tokens_per_sequence)
     micro_batch = choose_micro_batch(facts, batch_tokens)
     kept = min(sequences, _keep_sequences(facts, tokens_per_sequence))
     most = len(facts.layers) + 1
@@ -101,7 +102,7 @@ def plan_together(
             facts,
             free_vram_bytes=free,
             sequences=_TOGETHER_SEQUENCES,
-            tokens_per_sequence=min(tokens_per_sequence, facts.context_tokens or tokens_per_sequence),
+            tokens_per_sequence=tokens_per_sequence,
             batch_tokens=LARGEST_MICRO_BATCH,
         )
         counts.append(planned.n_gpu_layers)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ft_pipeline.errors import EvaluationError
-from ft_pipeline.evaluation.costs import Costs
+from ft_pipeline.evaluation.costs import CardFit, Costs
 from ft_pipeline.evaluation.intervals import Difference, Estimate, Terms, compare, estimate
 from ft_pipeline.evaluation.metrics import Metric
 from ft_pipeline.evaluation.request import Absence, Contestant, Role, find_gated
@@ -22,11 +22,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ContestantResult:
-    """One contestant's rows and costs."""
+    """One contestant's rows and costs, and the longest context that its file has on each card."""
 
     contestant: Contestant
     rows: tuple[ScoredRow, ...]
     costs: Costs
+    fits: tuple[CardFit, ...] = ()
 
     @property
     def label(self) -> str:

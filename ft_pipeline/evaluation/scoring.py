@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from ft_pipeline.errors import EvaluationError
-from ft_pipeline.evaluation.chat import ChatEncoder
-from ft_pipeline.evaluation.costs import measure_costs
+from ft_pipeline.evaluation.costs import cards_that_fit, measure_costs
 from ft_pipeline.evaluation.divergence import Passage, measure_divergence
 from ft_pipeline.evaluation.general import GENERAL_NEW_TOKENS, load_general_rows
 from ft_pipeline.evaluation.llama_model import LlamaModel
 from ft_pipeline.evaluation.llama_runner import LlamaRunner
 from ft_pipeline.evaluation.offload import ScoringDevice, plan_together
 from ft_pipeline.evaluation.request import Absence, Contestant, EvaluationRequest
-from ft_pipeline.evaluation.rows import EvaluationRow
+from ft_pipeline.evaluation.rows import EvaluationRow, ScoredRow
 from ft_pipeline.evaluation.rules import GENERAL, HELD_OUT
 from ft_pipeline.evaluation.scores import ContestantResult
 from ft_pipeline.processes.reporter import Reporter
@@ -59,6 +58,7 @@ class Scoring:
         self._device = device
         self._reporter = reporter
         self._done, self._total = 0, self._count_all()
+        self._passages: dict[int, Passage] = {}
 
     def run(self) -> Scored:
         """All contestants that can be scored.
@@ -87,9 +87,11 @@ class Scoring:
         settings = self._request.settings
         with LlamaRunner(contestant.gguf, device=self._device, tell=self._reporter.info) as runner:
             scored = runner.score(rows, self._limit_answer, self._count, settings.sampling)
-            costs = measure_costs(runner, rows)
+            costs, fits = measure_costs(runner, rows), tuple(cards_that_fit(runner.model.facts))
+            if contestant == self._request.gated:
+                self._passages = self._make_passages(runner, scored)
         self._reporter.info(f"{contestant.label}: {len(rows)} rows, {costs.tokens_per_second:,.0f} tokens/s one by one")
-        return ContestantResult(contestant, tuple(scored), costs)
+        return ContestantResult(contestant, tuple(scored), costs, fits)
 
     def _limit_answer(self, row: EvaluationRow) -> int:
         limit = self._request.settings.max_new_tokens
@@ -119,8 +121,7 @@ class Scoring:
         challengers = [one for one in by_contestant if one.role == "challenger"]
         if merged is None:
             return
-        passages = self._make_passages(by_contestant[self._request.gated])
-        longest = max((len(passage.tokens) for passage in passages.values()), default=1)
+        longest = max((len(passage.tokens) for passage in self._passages.values()), default=1)
         files = [contestant.gguf for contestant in (*challengers, merged)]
         with ExitStack() as stack:
             *others, reference = [
@@ -129,20 +130,14 @@ class Scoring:
             ]
             if len({model.n_gpu_layers > model.layers for model in (*others, reference)}) > 1:
                 scored.notes.append(_MIXED)
-            found = measure_divergence(reference, others, list(passages.values()), on_passages=self._count)
+            found = measure_divergence(reference, others, list(self._passages.values()), on_passages=self._count)
         for contestant, divergences in zip(challengers, found, strict=True):
-            result, at = by_contestant[contestant], dict(zip(passages, divergences, strict=True))
+            result, at = by_contestant[contestant], dict(zip(self._passages, divergences, strict=True))
             rows = tuple(replace(row, divergence=at.get(index)) for index, row in enumerate(result.rows))
             scored.results[scored.results.index(result)] = replace(result, rows=rows)
 
-    def _make_passages(self, gated: ContestantResult) -> dict[int, Passage]:
+    def _make_passages(self, runner: LlamaRunner, rows: Sequence[ScoredRow]) -> dict[int, Passage]:
         """By the index of a row, its prompt and reference: of the first held-out rows that fit."""
-        passages: dict[int, Passage] = {}
-        with LlamaModel(gated.contestant.gguf) as model, ChatEncoder(model) as encoder:
-            for index, scored in enumerate(gated.rows):
-                if len(passages) == self._request.settings.divergence_rows:
-                    break
-                if scored.row.set_name == HELD_OUT and not scored.fault:
-                    chat = encoder.encode(scored.row)
-                    passages[index] = Passage([*chat.prompt, *chat.completion], len(chat.completion))
-        return passages
+        fitting = [index for index, one in enumerate(rows) if one.row.set_name == HELD_OUT and not one.fault]
+        chats = {index: runner.encode(rows[index].row) for index in fitting[: self._request.settings.divergence_rows]}
+        return {index: Passage([*chat.prompt, *chat.completion], len(chat.completion)) for index, chat in chats.items()}
