@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+
+from ft_pipeline_tests.loopback_server import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL, GATED, DATA = "org/model", "org/gated", "somebody/questions"
@@ -89,7 +90,7 @@ def serve_hub(content: HubContent, cache: str, monkeypatch: pytest.MonkeyPatch) 
     """Serve it; the library of this process asks nobody else. Gives its address."""
     from huggingface_hub import constants
 
-    with _Server(("127.0.0.1", 0), _Handler) as server:
+    with serving(_Server(("127.0.0.1", 0), _Handler)) as server:
         server.content = content
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
@@ -99,8 +100,4 @@ def serve_hub(content: HubContent, cache: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield address
-        server.shutdown()
-        thread.join()

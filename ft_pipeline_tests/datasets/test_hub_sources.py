@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.errors import SourceError
 from ft_pipeline.recipe import DatasetSection
+from ft_pipeline_tests.loopback_server import serving
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _NAME = "somebody/questions"
@@ -154,9 +154,7 @@ class _Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[_Project]:
-    with _Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(_Hub()) as hub:
         here = str(Path(__file__).parent.parent.parent)
         environment = {
             "HF_ENDPOINT": hub.url,
@@ -167,8 +165,6 @@ def project(tmp_path: Path) -> Iterator[_Project]:
         }
         (tmp_path / "root").mkdir()
         yield _Project(tmp_path / "root", hub, environment)
-        hub.shutdown()
-        thread.join()
 
 
 def test_files_of_a_repository_are_fetched_once_and_then_found_offline(project: _Project) -> None:

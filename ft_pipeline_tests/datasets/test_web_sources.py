@@ -14,6 +14,7 @@ from ft_pipeline.datasets.sources import SourceFile, find_sources, network, open
 from ft_pipeline.datasets.sources.copies import draft
 from ft_pipeline.errors import DiskSpaceError, SourceError
 from ft_pipeline.recipe import DatasetSection
+from ft_pipeline_tests.loopback_server import serving
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +91,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
-    with _Server() as served:
-        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(_Server()) as served:
         yield served
-        served.shutdown()
-        thread.join()
 
 
 def test_a_file_of_a_web_server_is_fetched_once_while_its_etag_stays(server: _Server, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import base64
 import http.server
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from httpx import ConnectError, InvalidURL
 from pydantic import ValidationError
 
 from ft_pipeline.publishing.alias import alias_folder
+from ft_pipeline_tests.loopback_server import serving
 from ft_pipeline_tests.publishing.small_models import FILES, Publishing, make_recipe
 
 TOKEN = "hf_" + "s" * 34
@@ -161,16 +161,12 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_HubServer]:
     """A Hub on this machine, for the library as it is."""
-    with _HubServer(("127.0.0.1", 0), _HubHandler) as server:
+    with serving(_HubServer(("127.0.0.1", 0), _HubHandler)) as server:
         server.authorizations, server.committed = set(), {}
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_the_library_itself_commits_every_byte(tmp_path: Path, hub_server: _HubServer) -> None:

@@ -4,9 +4,7 @@ import http.server
 import logging
 import os
 import stat
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 
 from ft_pipeline.publishing import ollama
 from ft_pipeline.publishing.ollama import ollama_address
+from ft_pipeline_tests.loopback_server import serving
 from ft_pipeline_tests.publishing.small_models import Publishing, make_model, make_recipe
 
 # Writes down how it was called, with which Modelfile, and ends as the file `fails` beside it says.
@@ -44,16 +43,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def _serving() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 class Ollama:
     """A program of that name on PATH, and a server that says which version it is."""
 
@@ -82,7 +71,8 @@ def ollama_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Oll
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with _serving() as address:
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)) as server:
+        address = f"127.0.0.1:{server.server_port}"
         monkeypatch.setenv("OLLAMA_HOST", address)
         yield Ollama(folder, address)
 
