@@ -10,6 +10,6 @@ resolved=$(mktemp); trap 'rm -f "$resolved"' EXIT
 {
   grep '^#' constraints.txt
   # The local part of a version says which build of torch it is; triton is the business of that build.
-  sed -E 's/^(torch==[0-9.]+)\+.*/\1/; /^triton==/d' "$resolved"
+  sed -E 's/^(torch==[0-9.]+)\+.*/\1/; /^triton==/d; /^llama-cpp-python==/d' "$resolved"
 } > constraints.txt.new
 mv constraints.txt.new constraints.txt
