@@ -37,6 +37,7 @@ from ft_pipeline.datasets.conversation import Message
 from ft_pipeline.evaluation.offload import ScoringDevice, open_scoring_device
 from ft_pipeline.evaluation.rows import EvaluationRow, read_rows
 from ft_pipeline.evaluation.rules import HELD_OUT
+from ft_pipeline.finetuning.device import GpuSettings
 
 _TICKETS = PROJECT / "data" / "raw" / "tickets.jsonl"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -132,10 +133,7 @@ def _read_cpu() -> list[str]:
 
 def _open_device(wanted: str, folder: Path) -> AbstractContextManager[ScoringDevice]:
     return open_scoring_device(
-        wanted,
-        vram_limit_bytes=None,
-        lock_dir=folder,
-        wait_seconds=0.0,
+        GpuSettings(wanted, folder),
         holder="benchmark",
         tell=lambda message: click.echo(message, err=True),
     )

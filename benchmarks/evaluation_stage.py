@@ -14,6 +14,7 @@ import polars as pl
 
 from ft_pipeline.evaluation.request import Contestant, EvaluationRequest
 from ft_pipeline.evaluation.rules import HELD_OUT
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.processes.launcher import run_stage
 from ft_pipeline.processes.reporter import LogReporter, Reporter
 from ft_pipeline.recipe_file import find_recipe, load_recipe
@@ -103,7 +104,7 @@ def _make_request(folder: Path) -> EvaluationRequest:
         rows=rows,
         contestants=tuple(contestants),
         settings=load_recipe(find_recipe("demo", PROJECT)).evaluation.model_copy(update={"max_rows_per_set": _ROWS}),
-        lock_dir=folder,
+        gpu=GpuSettings("cpu", folder),
         out_dir=out,
         recipe_name="demo",
     )

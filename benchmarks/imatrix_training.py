@@ -12,6 +12,7 @@ import click
 import polars as pl
 
 from benchmarks.apart import report
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.finetuning.job import TrainRequest
 from ft_pipeline.finetuning.trainer import train_adapter
 from ft_pipeline.processes.reporter import LogReporter
@@ -73,10 +74,7 @@ def train(folder: Path) -> dict[str, Any]:
         rows=folder / "rows.parquet",
         held_out=folder / "held_out.parquet",
         settings=load_recipe(find_recipe("demo", PROJECT)).training.model_copy(update={"epochs": EPOCHS}),
-        device="cpu",
-        vram_limit_bytes=None,
-        lock_dir=folder / "locks",
-        wait_seconds=600,
+        gpu=GpuSettings("cpu", folder / "locks", wait_seconds=600),
         holder="benchmark",
         checkpoints=folder / "checkpoints",
         fingerprint="benchmark",

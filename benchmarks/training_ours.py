@@ -18,6 +18,7 @@ import polars as pl
 from benchmarks.apart import report
 from benchmarks.random_base import read_texts
 from benchmarks.training_baselines import MAX_TOKENS, RANK, fill_rows
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.finetuning.job import HISTORY_FILE, TrainRequest
 from ft_pipeline.finetuning.trainer import train_adapter
 from ft_pipeline.processes.reporter import LogReporter
@@ -81,10 +82,7 @@ def train(
             rows=rows,
             held_out=held_out,
             settings=settings,
-            device=device,
-            vram_limit_bytes=vram_limit_bytes,
-            lock_dir=folder / "locks",
-            wait_seconds=1,
+            gpu=GpuSettings(device, folder / "locks", vram_limit_bytes, wait_seconds=1),
             holder="benchmark",
             checkpoints=folder / "checkpoints",
             fingerprint="benchmark",

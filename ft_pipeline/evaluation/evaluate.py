@@ -52,14 +52,7 @@ def evaluate(request: EvaluationRequest, reporter: Reporter) -> Summary:
     require_file(request.gated.gguf)
     rows = read_rows(request.rows, request.settings.max_rows_per_set)
     own = UserMetrics(request.metric_files)
-    with open_scoring_device(
-        request.device,
-        vram_limit_bytes=request.vram_limit_bytes,
-        lock_dir=request.lock_dir,
-        wait_seconds=request.wait_seconds,
-        holder=request.holder,
-        tell=reporter.info,
-    ) as device:
+    with open_scoring_device(request.gpu, holder=request.holder, tell=reporter.info) as device:
         scored = Scoring(request, rows, device, reporter).run()
         harness = _run_harness(request, scored, device, reporter)
     results = [replace(result, rows=own.score(result.rows, result.label)) for result in scored.results]

@@ -15,7 +15,7 @@ from pathlib import Path
 from ft_pipeline.errors import EnvironmentMismatch
 from ft_pipeline.evaluation.gguf_facts import GgufFacts, read_gguf_facts
 from ft_pipeline.evaluation.vram import LARGEST_MICRO_BATCH, choose_micro_batch, count_vram, round_up_cells
-from ft_pipeline.finetuning.device import CPU, Device, find_device, find_settled
+from ft_pipeline.finetuning.device import CPU, Device, GpuSettings, find_device, find_settled
 from ft_pipeline.finetuning.lease import hold_device
 
 # Sequences that a plan keeps before it puts more layers onto the card: a step reads all weights once, whatever the
@@ -167,24 +167,13 @@ class ScoringDevice:
 
 
 @contextmanager
-def open_scoring_device(
-    wanted: str,
-    *,
-    vram_limit_bytes: int | None,
-    lock_dir: Path,
-    wait_seconds: float,
-    holder: str,
-    tell: Callable[[str], None],
-) -> Iterator[ScoringDevice]:
+def open_scoring_device(gpu: GpuSettings, *, holder: str, tell: Callable[[str], None]) -> Iterator[ScoringDevice]:
     """Find the device to score on and hold it while the block runs; the CPU is held by nobody.
 
     To be entered before this process has llama.cpp look for devices: which GPU it sees is settled then.
 
     Args:
-        wanted: `auto`, `cpu`, or a GPU's index or UUID.
-        vram_limit_bytes: More of the GPU's memory is never taken.
-        lock_dir: The machine's folder of device locks.
-        wait_seconds: How long to wait for the GPU.
+        gpu: What is wanted, and how it may be used.
         holder: Who we are, for those who wait.
         tell: Hears what is unusual, and how long we wait.
 
@@ -192,7 +181,7 @@ def open_scoring_device(
         ResourceError: the GPU that was asked for is not there, or the driver fails.
         LeaseTimeout: the GPU was not free in time.
     """
-    device = _find(wanted, tell)
+    device = _find(gpu.device, tell)
     with _visible_gpu(device.name if device.is_gpu else ""):
         if device.is_gpu and not _supports_gpu():
             tell(
@@ -203,9 +192,11 @@ def open_scoring_device(
         if not device.is_gpu:
             yield ScoringDevice(CPU, device.label, device.free_bytes)
             return
-        with hold_device(device.name, lock_dir=lock_dir, timeout_seconds=wait_seconds, holder=holder, tell=tell):
+        with hold_device(
+            device.name, lock_dir=gpu.lock_dir, timeout_seconds=gpu.wait_seconds, holder=holder, tell=tell
+        ):
             device = find_settled(device)
-            limit = device.free_bytes if vram_limit_bytes is None else vram_limit_bytes
+            limit = device.free_bytes if gpu.vram_limit_bytes is None else gpu.vram_limit_bytes
             yield ScoringDevice(device.name, device.label, min(device.free_bytes, limit))
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.errors import EvaluationError
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.recipe_evaluation import EvaluationSection
 
 Role = Literal["base", "merged", "best", "champion", "challenger"]
@@ -78,10 +79,7 @@ class EvaluationRequest(BaseModel):
         absent: Who should compete and cannot.
         metric_files: Of the user.
         harness_folder: Of the user's own tasks for lm-evaluation-harness.
-        device: `auto`, `cpu`, or a GPU's index or UUID.
-        vram_limit_bytes: Use at most so much of the GPU.
-        lock_dir: The machine's folder of device locks.
-        wait_seconds: How long to wait for the device.
+        gpu: What to score on; it is held only if llama.cpp uses one.
         holder: Who we are, for those who wait for it.
         out_dir: The artifact's draft folder.
         loss_history: `{"step": 1, "loss": 2.3}` and so on, from the training; empty if there is none to show.
@@ -95,10 +93,7 @@ class EvaluationRequest(BaseModel):
     settings: EvaluationSection
     metric_files: tuple[OwnFile, ...] = ()
     harness_folder: Path | None = None
-    device: str = "cpu"
-    vram_limit_bytes: int | None = None
-    lock_dir: Path
-    wait_seconds: float = 0.0
+    gpu: GpuSettings
     holder: str = ""
     out_dir: Path
     recipe_name: str

@@ -29,12 +29,19 @@ _NO_ROCM = "AMD's cards (ROCm) are not supported: the 4-bit kernels and the leas
 
 @dataclass(frozen=True)
 class GpuSettings:
-    """How the device may be used: what Dagster's `GpuResource` holds."""
+    """How the device may be used: what Dagster's `GpuResource` holds.
+
+    Attributes:
+        device: `auto`, `cpu`, or a GPU's index or UUID.
+        lock_dir: The machine's folder of device locks.
+        vram_limit_bytes: More of the GPU's memory is never taken, what the driver needs included.
+        wait_seconds: How long to wait for the device.
+    """
 
     device: str
-    vram_limit_bytes: int | None
-    wait_seconds: float
     lock_dir: Path
+    vram_limit_bytes: int | None = None
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

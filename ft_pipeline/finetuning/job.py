@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.finetuning.device import Device
+from ft_pipeline.finetuning.device import Device, GpuSettings
 from ft_pipeline.finetuning.planner import TrainingPlan
 from ft_pipeline.recipe import TrainingSection
 
@@ -21,6 +21,8 @@ class TrainRequest(BaseModel):
         rows: Parquet of the training rows: `input_ids` and `labels`, lists of one length in each row, and where each
             came from.
         held_out: The same of rows that are never trained on.
+        gpu: What to train on, held while it trains.
+        holder: Who we are, for those who wait for it.
         checkpoints: Folder for what a run that is cut off goes on from.
         fingerprint: Of the adapter that is made: a checkpoint of another one is not taken.
     """
@@ -32,10 +34,7 @@ class TrainRequest(BaseModel):
     rows: Path
     held_out: Path
     settings: TrainingSection
-    device: str
-    vram_limit_bytes: int | None
-    lock_dir: Path
-    wait_seconds: float
+    gpu: GpuSettings
     holder: str
     checkpoints: Path
     fingerprint: str

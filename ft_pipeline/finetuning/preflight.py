@@ -67,7 +67,7 @@ def examine(request: TrainRequest) -> Preflight:
         ResourceError: a tracker does not answer, or does not take us.
     """
     settings = request.settings
-    device = find_device(request.device)
+    device = find_device(request.gpu.device)
     architecture = read_architecture(read_config(request.base))
     count_trainable(architecture, settings)
     lengths, held_out_lengths = read_row_lengths(request.rows), read_row_lengths(request.held_out)
@@ -145,7 +145,7 @@ def plan(
         plan=planned,
         max_row_tokens=found.longest_row_tokens,
         scratch=scratch,
-        vram_limit_bytes=request.vram_limit_bytes,
+        vram_limit_bytes=request.gpu.vram_limit_bytes,
     )
 
 
@@ -180,4 +180,4 @@ def _plan(
 
 
 def _budget(request: TrainRequest, there_bytes: int) -> int:
-    return min(there_bytes, request.vram_limit_bytes or there_bytes)
+    return min(there_bytes, request.gpu.vram_limit_bytes or there_bytes)

@@ -71,8 +71,8 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
     found = examine(request)
     with hold_device(
         found.device.name,
-        lock_dir=request.lock_dir,
-        timeout_seconds=request.wait_seconds,
+        lock_dir=request.gpu.lock_dir,
+        timeout_seconds=request.gpu.wait_seconds,
         holder=request.holder,
         tell=reporter.info,
     ):

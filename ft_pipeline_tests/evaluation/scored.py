@@ -16,6 +16,7 @@ from ft_pipeline.evaluation.report.outcome import Outcome
 from ft_pipeline.evaluation.request import Absence, Contestant, EvaluationRequest, Role
 from ft_pipeline.evaluation.rows import Divergence, EvaluationRow, ScoredRow
 from ft_pipeline.evaluation.scores import ContestantResult, Scoreboard, build_scoreboard
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.recipe_evaluation import EvaluationSection, GateSection
 
 HOSTILE = (
@@ -67,7 +68,7 @@ def make_outcome(board: Scoreboard, rules: Sequence[Any] = ("exact_match > champ
         rows=Path("rows.parquet"),
         contestants=tuple(result.contestant for result in board.results),
         settings=settings,
-        lock_dir=Path("locks"),
+        gpu=GpuSettings("cpu", Path("locks")),
         out_dir=Path("out"),
         recipe_name=changes.pop("recipe_name", "tickets"),
         loss_history=changes.pop("loss_history", ()),

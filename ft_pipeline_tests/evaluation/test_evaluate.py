@@ -12,6 +12,7 @@ import pytest
 from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.evaluate import evaluate
 from ft_pipeline.evaluation.request import Absence, Contestant, EvaluationRequest, OwnFile, Role
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.recipe_evaluation import EvaluationSection
 from ft_pipeline.summary import Summary
@@ -73,7 +74,7 @@ def make_request(
         absent=absent,
         settings=EvaluationSection(**{"max_new_tokens": 8, "general_set": False, **settings}),
         metric_files=tuple(OwnFile(path=path, sha256=hash_file(path)) for path in metrics),
-        lock_dir=folder / "locks",
+        gpu=GpuSettings("cpu", folder / "locks"),
         out_dir=folder / "out",
         recipe_name="tiny",
         loss_history=HISTORY,

@@ -17,6 +17,7 @@ from ft_pipeline.evaluation.llama_runner import LlamaRunner
 from ft_pipeline.evaluation.offload import Offload, ScoringDevice, open_scoring_device, plan_offload
 from ft_pipeline.evaluation.vram import RESERVED_BYTES, choose_micro_batch, count_vram
 from ft_pipeline.finetuning.cards import CARDS
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.finetuning.torch_build import TorchBuild
 from ft_pipeline.quantization.split import split_gguf
 from ft_pipeline_tests.evaluation.scored import make_row
@@ -177,14 +178,8 @@ def use_torch_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_device(tmp_path: Path, said: list[str], wanted: str = "auto", limit: int | None = None) -> Any:
-    return open_scoring_device(
-        wanted,
-        vram_limit_bytes=limit,
-        lock_dir=tmp_path / "locks",
-        wait_seconds=0.0,
-        holder="a test",
-        tell=said.append,
-    )
+    gpu = GpuSettings(wanted, tmp_path / "locks", limit)
+    return open_scoring_device(gpu, holder="a test", tell=said.append)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "cpu"])

@@ -185,4 +185,4 @@ def test_a_tracker_that_does_not_take_us_ends_the_training_before_the_device_is_
     settings = request_.settings.model_copy(update={"execution": execution})
     with pytest.raises(ResourceError, match="wandb does not take us"):
         trainer.train_adapter(request_.model_copy(update={"settings": settings}), reporter=None)  # type: ignore[arg-type]
-    assert not request_.lock_dir.exists()
+    assert not request_.gpu.lock_dir.exists()

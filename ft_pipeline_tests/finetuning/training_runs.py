@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.finetuning.job import HISTORY_FILE, TrainRequest
 from ft_pipeline.finetuning.trainer import train_adapter
 from ft_pipeline.processes.reporter import LogReporter
@@ -41,7 +42,7 @@ def write_rows(path: Path, count: int, *, first_id: int = 5, poisoned: int | Non
     ).write_parquet(path)
 
 
-def make_request(folder: Path, base: Path, settings: dict[str, Any], **changes: Any) -> TrainRequest:
+def make_request(folder: Path, base: Path, settings: dict[str, Any], device: str = "cpu") -> TrainRequest:
     """A training of 60 rows in about ten steps, a checkpoint after each."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter").mkdir(exist_ok=True)
@@ -54,22 +55,18 @@ def make_request(folder: Path, base: Path, settings: dict[str, Any], **changes: 
         "lora": {"rank": 8, "alpha": 16, "dropout": 0.1},
         "execution": {"checkpoint_minutes": 0.0},
     }
-    fields = {
-        "base": base,
-        "base_name": "tiny",
-        "rows": folder / "rows.parquet",
-        "held_out": folder / "held_out.parquet",
-        "settings": TrainingSection.model_validate(plain | settings),
-        "device": "cpu",
-        "vram_limit_bytes": None,
-        "lock_dir": folder / "locks",
-        "wait_seconds": 60.0,
-        "holder": "a test",
-        "checkpoints": folder / "checkpoints",
-        "fingerprint": "f1",
-        "out_dir": folder / "adapter",
-    }
-    return TrainRequest.model_validate(fields | changes)
+    return TrainRequest(
+        base=base,
+        base_name="tiny",
+        rows=folder / "rows.parquet",
+        held_out=folder / "held_out.parquet",
+        settings=TrainingSection.model_validate(plain | settings),
+        gpu=GpuSettings(device, folder / "locks", wait_seconds=60.0),
+        holder="a test",
+        checkpoints=folder / "checkpoints",
+        fingerprint="f1",
+        out_dir=folder / "adapter",
+    )
 
 
 @dataclass
