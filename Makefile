@@ -47,7 +47,7 @@ dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 	@$(VENV)/bin/dagster dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
 
 test: $(READY) ## All tests that need no GPU, with coverage
-	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu" $(PARALLEL) --cov --cov-report=term
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu and not long" $(PARALLEL) --cov --cov-report=term
 
 check: $(HOME_READY) ## Lint, format, types, and that Dagster can load the definitions
 	@$(VENV)/bin/ruff check

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from ft_pipeline.quantization.modelfile import write_go_template
+from ft_pipeline_tests.needs import need_program
 from ft_pipeline_tests.quantization.templates import FAMILIES, Family
 
 _PROGRAM = Path(__file__).parent / "ollama_template" / "main.go"
@@ -53,8 +53,7 @@ _TRL = (
 @pytest.fixture(scope="session")
 def execute(tmp_path_factory: pytest.TempPathFactory) -> Execute:
     """Executes templates in Go, all in one go."""
-    if (go := shutil.which("go")) is None:
-        pytest.skip("Go is not installed: apt-get install golang-go")
+    go = need_program("go", install="apt-get install golang-go")
     folder = tmp_path_factory.mktemp("ollama_template")
     program = folder / "ollama_template"
     environment = {**os.environ, "GO111MODULE": "off", "GOFLAGS": "", "GOCACHE": str(folder / "cache")}
