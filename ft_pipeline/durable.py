@@ -49,12 +49,12 @@ def sync_tree(folder: Path) -> None:
     sync(folder)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Replace a file's text at once: a reader sees the old one or the new one."""
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replace a file's content at once: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
         sync(draft)
         draft.replace(path)
     finally:

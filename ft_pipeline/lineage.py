@@ -67,6 +67,7 @@ class Lineage:
         data: Set, SHA-256 and layout of every source file: the pinned data.
         base: Identity of the base model.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
+        older: Fingerprint of the validated data set of whose rows only a share is trained on; None: on all rows.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Lineage:
         data: Sequence[tuple[str, str, str]],
         base: str,
         generations: Mapping[str, int] = MappingProxyType({}),
+        older: str | None = None,
     ) -> None:
         self._recipe = recipe
         self._data = sorted(data)
         self._base = base
         self._generations = generations
+        self._older = older
 
     @cached_property
     def raw_dataset(self) -> ArtifactKey:
@@ -99,6 +102,8 @@ class Lineage:
     @cached_property
     def trained_adapter(self) -> ArtifactKey:
         ingredients = {"training": self._recipe.training.model_dump(exclude={"execution"}), "base": self._base}
+        if self._older:
+            ingredients["replay"] = {"share": self._recipe.retraining.replay_share, "older": self._older}
         return self._key("trained_adapter", ingredients, self.validated_dataset)
 
     @cached_property

@@ -22,7 +22,7 @@ from ft_pipeline.evaluation.request import Opponents
 from ft_pipeline.evaluation.rules import BETTER, GATE
 from ft_pipeline.export import Export
 from ft_pipeline.finetuning.device import GpuSettings
-from ft_pipeline.finetuning.job import TrainRequest
+from ft_pipeline.finetuning.job import Replay, TrainRequest
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.lineage import Lineage, describe_maker
 from ft_pipeline.processes.reporter import Reporter
@@ -32,6 +32,7 @@ from ft_pipeline.publishing.publication import Judgement, Publication
 from ft_pipeline.publishing.publisher import Publisher
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retention import collect_garbage
+from ft_pipeline.retraining.ledger import Outcome
 from ft_pipeline.run import Run
 
 
@@ -69,7 +70,7 @@ class Pipeline:
     def validated_dataset(self) -> Artifact:
         """Rows that keep the contract, tokenized and split."""
         raw = self._builder.require(self._lineage.raw_dataset)
-        return self._builder.build(
+        artifact = self._builder.build(
             "ft_pipeline.datasets.validate:validate_dataset",
             self._lineage.validated_dataset,
             lambda draft: ValidateRequest(
@@ -82,6 +83,9 @@ class Pipeline:
                 out_dir=draft,
             ),
         )
+        if artifact.manifest.summary.failed:
+            self._judge("refused")
+        return artifact
 
     def export_check(self) -> Artifact:
         """Whether llama.cpp will take what is trained on this base, asked before training."""
@@ -105,7 +109,7 @@ class Pipeline:
     def trained_adapter(self, gpu: GpuSettings) -> Artifact:
         """A LoRA on the base, trained on the validated training rows while the device is held."""
         validated, key = self._builder.require_validated(), self._lineage.trained_adapter
-        checkpoints = self.store.checkpoint_path(key)
+        checkpoints, replay = self.store.checkpoint_path(key), self._find_replay()
 
         def request(draft: Path) -> TrainRequest:
             self._export.check()
@@ -119,6 +123,7 @@ class Pipeline:
                 holder=f"recipe {self._recipe.name}, run {self._run.id}",
                 checkpoints=checkpoints,
                 fingerprint=key.fingerprint,
+                replay=replay,
                 out_dir=draft,
             )
 
@@ -138,7 +143,10 @@ class Pipeline:
         """Base, champion and challenger, each as the GGUF that ships, on rows that none was trained on."""
         opponents = self._find_opponents()
         self._run.meet(opponents)
-        return self._contest.report(opponents, gpu)
+        report = self._contest.report(opponents, gpu)
+        if report.manifest.summary.failed:
+            self._judge("stopped")
+        return report
 
     def published_model(self) -> Publication:
         """Make the challenger the champion if its report lets it through, then apply the retention rule."""
@@ -149,8 +157,11 @@ class Pipeline:
         figures, checks = report.manifest.summary.figures, report.manifest.summary.checks
         judgement = Judgement(report.manifest.fingerprint, opponents, _find_score(report), bool(figures["is_best"]))
         if not all(check.passed for check in checks if check.name in (GATE, BETTER)):
-            return self._collect(self._publisher.reject(challenger, judgement, str(figures["verdict"])))
-        return self._collect(self._publisher.publish(challenger, judgement))
+            publication = self._publisher.reject(challenger, judgement, str(figures["verdict"]))
+        else:
+            publication = self._publisher.publish(challenger, judgement)
+        self._judge("published" if publication.published else "kept")
+        return self._collect(publication)
 
     def find_report(self) -> Artifact:
         """The report of this recipe on the data that is there now.
@@ -159,6 +170,21 @@ class Pipeline:
             MissingArtifact: it was not made yet.
         """
         return self._builder.require(self._contest.find_key(self._find_opponents()))
+
+    def _find_replay(self) -> Replay | None:
+        """What was trained on before, where only a share of that is trained on again."""
+        if self._run.older is None:
+            return None
+        self._run.need("validated_dataset", self._run.older)
+        older = self.store.load("validated_dataset", self._run.older)
+        share = self._recipe.retraining.replay_share
+        return Replay(older=older.path / TRAIN_FILE, share=share, seed=int(self._run.older, 16))
+
+    def _judge(self, outcome: Outcome) -> None:
+        try:
+            self._run.judge(outcome, self._lineage.validated_dataset.fingerprint)
+        except (ArtifactError, OSError) as err:
+            self._reporter.warning(f"retraining does not learn what became of this data: {err}")
 
     @property
     def _recipe(self) -> Recipe:

@@ -26,6 +26,7 @@ from ft_pipeline.recipe_after_training import (
     RetentionSection,
 )
 from ft_pipeline.recipe_evaluation import EvaluationSection, GateSection
+from ft_pipeline.recipe_retraining import RetrainingSection
 from ft_pipeline.recipe_section import Name, Section, Share
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "QuantizationSection",
     "Recipe",
     "RetentionSection",
+    "RetrainingSection",
     "SourceSection",
     "TrainingSection",
 ]
@@ -269,6 +271,7 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     publishing: PublishingSection = PublishingSection()
     retention: RetentionSection = RetentionSection()
+    retraining: RetrainingSection = RetrainingSection()
 
     @model_validator(mode="after")
     def _types_have_their_matrix(self) -> Recipe:

@@ -17,6 +17,8 @@ from ft_pipeline.evaluation.own_files import find_metric_files, find_task_files
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.retraining.content import Content, ContentFolder
+from ft_pipeline.retraining.ledger import Judged, Ledger, Outcome, hash_contract
 from ft_pipeline.run_record import RunFolder, RunRecord
 
 
@@ -28,14 +30,18 @@ class Run:
         root: The project's folder; the recipe's paths are relative to it.
         store_root: The artifact store's folder.
         ids: This run and those that it continues, nearest first. Empty: look only, nothing is written down.
+        data: Digest of the content that the run was started for; empty: all data that is there.
     """
 
-    def __init__(self, load: Callable[[], Recipe], root: Path, store_root: Path, ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self, load: Callable[[], Recipe], root: Path, store_root: Path, ids: Sequence[str] = (), data: str = ""
+    ) -> None:
         self.root = root
         self.store_root = store_root
         self.verified: set[tuple[Path, int]] = set()
         self._load = load
         self._ids = tuple(ids)
+        self._data = data
         self._folder = RunFolder(store_root)
         self._written: RunRecord | None = None
         self._continues: str | None = None
@@ -55,7 +61,7 @@ class Run:
     def lineage(self) -> Lineage:
         """The keys of all that this run makes."""
         record = self._record
-        return Lineage(record.recipe, record.data, record.base.identity, record.generations)
+        return Lineage(record.recipe, record.data, record.base.identity, record.generations, record.older)
 
     @property
     def base(self) -> BaseModel:
@@ -70,6 +76,11 @@ class Run:
     def opponents(self) -> Opponents | None:
         """What the run's challenger was scored against, if it was."""
         return self._record.opponents
+
+    @property
+    def older(self) -> str | None:
+        """The validated data set that was trained on before, where only a share of its rows is trained on again."""
+        return self._record.older
 
     @property
     def metric_files(self) -> tuple[OwnFile, ...]:
@@ -98,7 +109,14 @@ class Run:
         base = open_base(recipe.base_model, self.root)
         require_context(base, recipe.dataset.max_row_tokens)
         require_vocabulary(base)
+        contents = ContentFolder(self.store_root, recipe.name)
+        wanted = contents.read(self._data) if self._data else None
         sources = find_sources(recipe.dataset, self.root, self.store_root / "_downloads")
+        content = Content.of(sources)
+        if wanted:
+            sources, content = wanted.take(sources), wanted
+        if self._ids:
+            contents.write(content)
         record = RunRecord(
             recipe=recipe,
             data=tuple((source.set, source.sha256, source.layout) for source in sources),
@@ -107,9 +125,27 @@ class Run:
             began_at=datetime.now(UTC),
             metric_files=find_metric_files(recipe.evaluation, self.root),
             task_files=find_task_files(recipe.evaluation.harness, self.root),
+            older=self._find_older(recipe, content),
         )
         self._write(record)
         return sources
+
+    def judge(self, outcome: Outcome, validated: str) -> None:
+        """Write down what became of the run's data: it is not trained on again by itself."""
+        if not self._ids:
+            return
+        record = self._record
+        Ledger(self.store_root, record.recipe.name).add(
+            Judged(
+                data=record.data_digest,
+                outcome=outcome,
+                run=self.id,
+                validated=validated,
+                contract=hash_contract(record.recipe.dataset),
+                began_at=record.began_at,
+                at=datetime.now(UTC),
+            )
+        )
 
     def meet(self, opponents: Opponents) -> None:
         """Write down what the challenger is scored against."""
@@ -149,6 +185,12 @@ class Run:
                 if entry_asset == asset and entry != fingerprint and self._exists(asset, entry):
                     return entry
         return None
+
+    def _find_older(self, recipe: Recipe, content: Content) -> str | None:
+        if recipe.retraining.replay_share == 1:
+            return None
+        before = Ledger(self.store_root, recipe.name).read().before(content.digest)
+        return before.validated if before and self._exists("validated_dataset", before.validated) else None
 
     def _exists(self, asset: str, fingerprint: str) -> bool:
         return (self.store_root / asset / fingerprint).is_dir()

@@ -24,6 +24,7 @@ from ft_pipeline.errors import ArtifactError
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.file_lock import lock_file, try_lock
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.retraining.content import digest_of
 
 
 class RunRecord(BaseModel):
@@ -31,6 +32,8 @@ class RunRecord(BaseModel):
 
     Attributes:
         data: Set, SHA-256 and layout of every source file.
+        older: Fingerprint of the validated data set that was trained on before this one, where the recipe trains on a
+            share of its rows only.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
         artifacts: Asset and fingerprint of all that the run has built, reused or read.
         opponents: What its challenger was scored against.
@@ -49,6 +52,12 @@ class RunRecord(BaseModel):
     opponents: Opponents | None = None
     metric_files: tuple[OwnFile, ...] = ()
     task_files: tuple[OwnFile, ...] = ()
+    older: str | None = None
+
+    @property
+    def data_digest(self) -> str:
+        """Identifies the data."""
+        return digest_of(self.data)
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,12 @@ class RunFolder:
             if record:
                 found.append(PastRun(run_id, record, is_live))
         yield from sorted(found, key=lambda run: run.record.began_at, reverse=True)
+
+    def list_live(self) -> Iterator[PastRun]:
+        """The runs of which a process lives; the records of the others are not read."""
+        for path in self._folder.glob("*.lock"):
+            if _is_id(path.stem) and self._is_live(path.stem) and (record := self.read(path.stem)):
+                yield PastRun(path.stem, record, is_live=True)
 
     def forget(self, run_id: str) -> None:
         """Remove the record of a run that has ended."""

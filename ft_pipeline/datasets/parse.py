@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +21,7 @@ from ft_pipeline.datasets.raw import PARTS, RawDataset, RawSource, write_raw_dat
 from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
 from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile
-from ft_pipeline.datasets.sources.open import open_source
+from ft_pipeline.datasets.sources.open import open_rows
 from ft_pipeline.errors import DatasetError, SourceError
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.processes.reporter import Reporter
@@ -144,7 +141,7 @@ def _cut(readings: Iterable[_Reading], errors: list[str]) -> Iterator[_Piece]:
 
 def _cut_file(reading: _Reading) -> Iterator[_Piece]:
     source = reading.source
-    with _open_whole(source) as stream:
+    with open_rows(source) as stream:
         head, batches = _look_ahead(READERS[source.kind](stream, source.name))
         if head is not None:
             layout = reading.layout = choose_layout(source.name, head, source.format, source.columns)
@@ -228,18 +225,6 @@ def _look_ahead(batches: Iterator[Batch]) -> tuple[list[Any] | None, Iterator[Ba
         if len(rows) >= SAMPLE_ROWS or len(taken) == _MOST_BATCHES_AHEAD:
             break
     return rows if has_rows else None, chain(taken, batches)
-
-
-@contextmanager
-def _open_whole(source: SourceFile) -> Iterator[BinaryIO]:
-    """The decompressed bytes; of Parquet, which is not read from front to back, as a file that can be sought in."""
-    with open_source(source.path, source.name) as stream:
-        if source.kind != "parquet" or stream.seekable():
-            yield stream
-            return
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(stream, file)
-            yield file
 
 
 def _summarize(sources: Sequence[RawSource]) -> Summary:

@@ -1,9 +1,76 @@
-"""Jobs, and later the sensor and the schedule that start them."""
+"""What starts runs: the job, and for each recipe that can be retrained a sensor and a schedule, off until turned on."""
+
+from datetime import UTC, datetime
 
 import dagster as dg
+
+from ft_pipeline.defs.started_runs import RECIPE_TAG, list_started, tags_of
+from ft_pipeline.retraining.decision import Rest
+from ft_pipeline.retraining.declared import Declared, declare_retraining, look
+
+LOOK_SECONDS = 30
+Answer = dg.RunRequest | dg.SkipReason
 
 fine_tune = dg.define_asset_job(
     "fine_tune",
     selection=dg.AssetSelection.all(),
     description="The whole graph: from the files in the recipe's sources to a published model.",
 )
+
+
+def make_sensor(declared: Declared) -> dg.SensorDefinition:
+    """Starts a run when new data has come and is at rest."""
+
+    @dg.sensor(
+        name=f"{declared.label}_on_new_data",
+        job=fine_tune,
+        minimum_interval_seconds=LOOK_SECONDS,
+        description=f"Trains {declared.recipe} when its sources hold new rows that are at rest, once a content.",
+        tags={RECIPE_TAG: declared.recipe},
+    )
+    def look_for_new_data(context: dg.SensorEvaluationContext) -> Answer:
+        return _answer(context, declared.recipe, is_patient=True)
+
+    return look_for_new_data
+
+
+def make_schedule(declared: Declared) -> dg.ScheduleDefinition:
+    """Starts a run at set times, if there is new data."""
+    settings = declared.settings
+
+    @dg.schedule(
+        name=f"{declared.label}_on_schedule",
+        job=fine_tune,
+        cron_schedule=settings.cron,
+        execution_timezone=settings.timezone,
+        description=f"Trains {declared.recipe} at the times of its retraining.cron, if its sources hold new rows.",
+        tags={RECIPE_TAG: declared.recipe},
+    )
+    def look_at_set_times(context: dg.ScheduleEvaluationContext) -> Answer:
+        return _answer(context, declared.recipe, is_patient=False)
+
+    return look_at_set_times
+
+
+def now() -> datetime:
+    """This moment; the simulated months of the tests put another clock here."""
+    return datetime.now(UTC)
+
+
+def _answer(
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, recipe: str, *, is_patient: bool
+) -> Answer:
+    found = look(recipe, list_started(context.instance, recipe), now(), is_patient=is_patient)
+    if isinstance(found, Rest):
+        return dg.SkipReason(found.reason)
+    context.log.info(found.reason)
+    return dg.RunRequest(
+        run_key=f"{recipe}:{found.data}:{found.attempt}",
+        run_config={"resources": {"pipeline": {"config": {"recipe": recipe, "data": found.data}}}},
+        tags=tags_of(recipe, found),
+    )
+
+
+_declared = declare_retraining()
+sensors = [make_sensor(declared) for declared in _declared]
+schedules = [make_schedule(declared) for declared in _declared]

@@ -22,6 +22,10 @@ class PipelineResource(dg.ConfigurableResource):
     overrides: dict[str, Any] = Field(
         default_factory=dict, description='Fields for this run, by dotted name: {"training.epochs": 3}.'
     )
+    data: str = Field(
+        default="",
+        description="The content that retraining has started this run for; empty: the files that are there now.",
+    )
     artifacts: str = Field(
         default="", description="The store's folder; empty: FT_PIPELINE_ARTIFACTS, else data/artifacts."
     )
@@ -36,7 +40,7 @@ class PipelineResource(dg.ConfigurableResource):
         if self._run is None:
             root = environment.project_root()
             store = root / self.artifacts if self.artifacts else environment.artifacts_folder()
-            self._run = Run(lambda: self._load(root), root, store, _find_ids(context))
+            self._run = Run(lambda: self._load(root), root, store, _find_ids(context), self.data)
             if self._run.continues:
                 context.log.info(
                     f"goes on with the recipe, the data and the base that run {self._run.continues} began with; what "

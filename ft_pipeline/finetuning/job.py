@@ -14,6 +14,21 @@ from ft_pipeline.recipe import TrainingSection
 HISTORY_FILE = "history.json"
 
 
+class Replay(BaseModel):
+    """Rows that were trained on before, of which only a share is trained on again.
+
+    Attributes:
+        older: Parquet of the rows of the data set before.
+        seed: Of the choice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    older: Path
+    share: float
+    seed: int
+
+
 class TrainRequest(BaseModel):
     """What the stage's process is given.
 
@@ -25,6 +40,7 @@ class TrainRequest(BaseModel):
         holder: Who we are, for those who wait for it.
         checkpoints: Folder for what a run that is cut off goes on from.
         fingerprint: Of the adapter that is made: a checkpoint of another one is not taken.
+        replay: None: all rows are trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +54,7 @@ class TrainRequest(BaseModel):
     holder: str
     checkpoints: Path
     fingerprint: str
+    replay: Replay | None = None
     out_dir: Path
 
 

@@ -31,6 +31,7 @@ from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.finetuning.loading import limit_vram, told_when_short
 from ft_pipeline.finetuning.preflight import Preflight, examine, plan
 from ft_pipeline.finetuning.probe import prove_layout
+from ft_pipeline.finetuning.replay import choose_rows
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner, free_cached_memory
 from ft_pipeline.finetuning.step_trainer import make_trainer, resume
 from ft_pipeline.finetuning.watch import Watch, peak_reserved_bytes
@@ -68,6 +69,7 @@ def train_adapter(request: TrainRequest, reporter: Reporter) -> Summary:
         TrainingError: what is asked for cannot be trained, or the loss went wrong.
         StageCancelled: a stop was asked for; a checkpoint is written.
     """
+    request = choose_rows(request, reporter)
     found = examine(request)
     with hold_device(
         found.device.name,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
 
 MAX_FILE_BYTES = 64 << 30
+# SHA-256 of a file in hex; one who looks often remembers it of files that have not changed.
+HashOf = Callable[[Path], str]
 _MARGIN_BYTES = 256 << 20
 
 
@@ -56,12 +58,12 @@ def open_folder(downloads: Path, *address: str | None) -> Iterator[Path]:
         raise SourceError(f"{folder}: copies of remote sources cannot be kept there: {err.strerror or err}") from err
 
 
-def find_copy(folder: Path, key: str, suffix: str) -> Copy | None:
+def find_copy(folder: Path, key: str, suffix: str, hash_of: HashOf) -> Copy | None:
     """The copy of that key if it is there and its bytes are what they were."""
     path = folder / (key + suffix)
     try:
         note = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        if path.stat().st_size == note["size_bytes"] and hash_file(path) == note["sha256"]:
+        if path.stat().st_size == note["size_bytes"] and hash_of(path) == note["sha256"]:
             return Copy(path, note["sha256"], note["size_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or half there: fetched anew

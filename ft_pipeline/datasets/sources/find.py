@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ft_pipeline.datasets.sources.copies import Copy
+from ft_pipeline.datasets.sources.copies import Copy, HashOf
 from ft_pipeline.datasets.sources.hub import HubSplit, expand_hub_files, is_hub_name
 from ft_pipeline.datasets.sources.local import expand_local, reason, resolve_local
 from ft_pipeline.datasets.sources.remote import expand_remote
@@ -29,7 +29,9 @@ class _Place:
     get: Callable[[], Copy]
 
 
-def find_sources(section: DatasetSection, root: Path, downloads: Path) -> tuple[SourceFile, ...]:
+def find_sources(
+    section: DatasetSection, root: Path, downloads: Path, hash_of: HashOf = hash_file
+) -> tuple[SourceFile, ...]:
     """All files of the recipe's sources and test sets, in the order of set and content hash.
 
     That order, and so all that is made of the files, does not change when a file is touched or renamed.
@@ -37,13 +39,14 @@ def find_sources(section: DatasetSection, root: Path, downloads: Path) -> tuple[
     Args:
         root: The project's folder.
         downloads: Folder for copies of what lies elsewhere; it is made when the first is fetched.
+        hash_of: Gives a file's SHA-256.
 
     Raises:
         SourceError: a source stands for no file, or a file is outside the allowed roots, unreadable, no plain file, or
             of an unknown suffix; all faults are named.
         DiskSpaceError: there is no room for a copy.
     """
-    finder = _Finder(section, root, downloads)
+    finder = _Finder(section, root, downloads, hash_of)
     named = {TRAINING_SET: section.sources, **section.test_sets}
     for set_name, sources in named.items():
         for source in sources:
@@ -56,12 +59,13 @@ def find_sources(section: DatasetSection, root: Path, downloads: Path) -> tuple[
 class _Finder:
     """Collects the files of one section, and what is wrong with them."""
 
-    def __init__(self, section: DatasetSection, root: Path, downloads: Path) -> None:
+    def __init__(self, section: DatasetSection, root: Path, downloads: Path, hash_of: HashOf) -> None:
         self.found: dict[tuple[str, Path], SourceFile] = {}
         self.faults: list[str] = []
         self._section = section
         self._root = root
         self._downloads = downloads
+        self._hash_of = hash_of
         self._folders = [(root / allowed).resolve() for allowed in section.allowed_roots if "://" not in allowed]
         self._prefixes = tuple(allowed for allowed in section.allowed_roots if "://" in allowed)
 
@@ -83,18 +87,18 @@ class _Finder:
         if source.path.lower().startswith("hf://"):
             _require_unset(source, "subset", "split")
             remote = expand_hub_files(source, self._prefixes, self._downloads)
-            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads)) for file in remote)
+            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads, self._hash_of)) for file in remote)
         elif "://" in source.path:
             _require_unset(source, *_OF_THE_HUB)
             remote = expand_remote(source.path, self._prefixes)
-            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads)) for file in remote)
+            yield from (_Place(file.url.shown, partial(file.fetch, self._downloads, self._hash_of)) for file in remote)
         elif is_hub_name(source.path) and not os.path.lexists(self._root / source.path):
             split = HubSplit(source, self._prefixes)
-            yield _Place(split.url.shown, partial(split.fetch, self._downloads))
+            yield _Place(split.url.shown, partial(split.fetch, self._downloads, self._hash_of))
         else:
             _require_unset(source, *_OF_THE_HUB)
             for path in expand_local(source.path, self._root, self._folders):
-                yield _Place(self._local_name(path), partial(_read, path, self._folders))
+                yield _Place(self._local_name(path), partial(_read, path, self._folders, self._hash_of))
 
     def _local_name(self, path: Path) -> str:
         return shown(path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else str(path))
@@ -114,10 +118,10 @@ class _Finder:
             raise SourceError(f"{name}: is named twice, with two formats or columns. Leave one out")
 
 
-def _read(path: Path, allowed: Sequence[Path]) -> Copy:
+def _read(path: Path, allowed: Sequence[Path], hash_of: HashOf) -> Copy:
     resolved = resolve_local(path, allowed)
     try:
-        return Copy(resolved, hash_file(resolved), resolved.stat().st_size)
+        return Copy(resolved, hash_of(resolved), resolved.stat().st_size)
     except OSError as err:
         raise SourceError(f"{shown(str(path))}: cannot be read: {reason(err)}") from err
 

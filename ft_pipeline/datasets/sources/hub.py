@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from ft_pipeline.datasets.sources.copies import Copy, draft, find_copy, keep_copy, open_folder, require_room
+from ft_pipeline.datasets.sources.copies import Copy, HashOf, draft, find_copy, keep_copy, open_folder, require_room
 from ft_pipeline.datasets.sources.network import raise_if_full, remote_errors, with_retries
 from ft_pipeline.datasets.sources.remote import RemoteFile, list_files, open_filesystem
 from ft_pipeline.datasets.sources.suffixes import find_suffix
@@ -76,7 +76,7 @@ class HubSplit:
         self._revision = _require_commit(source.path, source.revision)
         self.url: Url = check_url(f"{root}@{self._revision}/{source.subset or 'default'}/{source.split}.parquet")
 
-    def fetch(self, downloads: Path) -> Copy:
+    def fetch(self, downloads: Path, hash_of: HashOf) -> Copy:
         """Its rows as a parquet file. Exported once, it needs no network again.
 
         Raises:
@@ -85,7 +85,7 @@ class HubSplit:
         """
         source = self._source
         with open_folder(downloads, source.path, self._revision, source.subset, source.split) as folder:
-            if copy := find_copy(folder, "export", ".parquet"):
+            if copy := find_copy(folder, "export", ".parquet", hash_of):
                 return copy
             with draft(folder) as path:
                 self._export(path)

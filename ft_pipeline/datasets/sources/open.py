@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from ft_pipeline.datasets.sources.source_file import SourceFile
 from ft_pipeline.datasets.sources.suffixes import split_suffix
 from ft_pipeline.errors import SourceError
 
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
 MIN_LIMIT_BYTES = 1 << 30
 MAX_RATIO = 200
 _BUFFER_BYTES = 1 << 20
+
+
+@contextmanager
+def open_rows(source: SourceFile) -> Iterator[BinaryIO]:
+    """The decompressed bytes for the source's reader; Parquet, which is not read from front to back, can be sought in.
+
+    Raises:
+        SourceError: as of `open_source`.
+    """
+    with open_source(source.path, source.name) as stream:
+        if source.kind != "parquet" or stream.seekable():
+            yield stream
+            return
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(stream, file)
+            yield file
 
 
 @contextmanager

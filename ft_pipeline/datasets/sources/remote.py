@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from ft_pipeline.datasets.sources.copies import (
     MAX_FILE_BYTES,
     Copy,
+    HashOf,
     draft,
     find_copy,
     keep_copy,
@@ -44,7 +45,7 @@ class RemoteFile:
     allowed: tuple[str, ...]
     is_pinned: bool = False
 
-    def fetch(self, downloads: Path) -> Copy:
+    def fetch(self, downloads: Path, hash_of: HashOf) -> Copy:
         """The copy of the file as it is now; it is fetched only if the server's state of it has changed.
 
         Raises:
@@ -52,19 +53,19 @@ class RemoteFile:
             DiskSpaceError: there is no room for it.
         """
         with open_folder(downloads, self.location) as folder:
-            return with_retries(self.url, lambda: self._fetch(folder))
+            return with_retries(self.url, lambda: self._fetch(folder, hash_of))
 
-    def _fetch(self, folder: Path) -> Copy:
+    def _fetch(self, folder: Path, hash_of: HashOf) -> Copy:
         suffix = find_suffix(self.url.path) or ""
         key: str | None = "pinned"
-        if self.is_pinned and (copy := find_copy(folder, "pinned", suffix)):
+        if self.is_pinned and (copy := find_copy(folder, "pinned", suffix, hash_of)):
             return copy
         self.filesystem.invalidate_cache()
         info = self.filesystem.info(self.location)
         self._check_landing(info.get("url"))
         if not self.is_pinned:
             key = _state_key(info)
-            if key and (copy := find_copy(folder, key, suffix)):
+            if key and (copy := find_copy(folder, key, suffix, hash_of)):
                 return copy
         with draft(folder) as path:
             sha256 = self._download(path, info.get("size"))

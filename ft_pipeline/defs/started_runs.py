@@ -1,0 +1,44 @@
+"""Runs that retraining has started, as Dagster's instance has them: by their tags."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from ft_pipeline.retraining.decision import RunState, StartedRun
+from ft_pipeline.retraining.retrainer import Due
+
+RECIPE_TAG, DATA_TAG = "ft_pipeline/recipe", "ft_pipeline/data"
+_ATTEMPT_TAG, _REASON_TAG = "ft_pipeline/attempt", "ft_pipeline/reason"
+_STATES: dict[dg.DagsterRunStatus, RunState] = {
+    dg.DagsterRunStatus.NOT_STARTED: "unlaunched",
+    dg.DagsterRunStatus.SUCCESS: "succeeded",
+    dg.DagsterRunStatus.FAILURE: "failed",
+}
+
+
+def tags_of(recipe: str, due: Due) -> dict[str, str]:
+    """The tags of a run that is due."""
+    return {RECIPE_TAG: recipe, DATA_TAG: due.data, _ATTEMPT_TAG: str(due.attempt), _REASON_TAG: due.reason}
+
+
+def list_started(instance: dg.DagsterInstance, recipe: str) -> list[StartedRun]:
+    """All runs that retraining has started for a recipe, oldest first."""
+    records = instance.get_run_records(dg.RunsFilter(tags={RECIPE_TAG: recipe}), ascending=True)
+    return [
+        StartedRun(
+            id=record.dagster_run.run_id,
+            data=record.dagster_run.tags[DATA_TAG],
+            state=_find_state(instance, record.dagster_run),
+            ended_at=datetime.fromtimestamp(record.end_time, UTC) if record.end_time else None,
+        )
+        for record in records
+        if DATA_TAG in record.dagster_run.tags
+    ]
+
+
+def _find_state(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunState:
+    if run.status is dg.DagsterRunStatus.CANCELED:
+        # Without a person's word before it, the machine or the daemon has ended it.
+        asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
+        return "cancelled" if asked else "failed"
+    return _STATES.get(run.status, "going")

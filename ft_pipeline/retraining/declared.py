@@ -1,0 +1,70 @@
+"""Which recipes can be retrained by themselves: Dagster must know before anything has read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ft_pipeline import environment
+from ft_pipeline.errors import RecipeError
+from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.recipe_retraining import RetrainingSection
+from ft_pipeline.retraining.decision import Rest, StartedRun
+from ft_pipeline.retraining.retrainer import Due, Retrainer
+
+_SECTION = re.compile(rb"^retraining\s*:", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A recipe that can be retrained.
+
+    Attributes:
+        recipe: Its name, or its path, as the environment or the folder of recipes has it.
+        label: The same in letters that names in Dagster may have.
+        settings: What it says of retraining.
+    """
+
+    recipe: str
+    label: str
+    settings: RetrainingSection
+
+
+def declare_retraining() -> list[Declared]:
+    """The environment's recipe, and those in `recipes/` that have a section `retraining`.
+
+    One that does not load has the default settings here; looking at its data says what is wrong with it.
+    """
+    root = environment.project_root()
+    found: dict[str, Declared] = {}
+    for name in (environment.recipe_name(), *_find_with_section(root / "recipes")):
+        label = re.sub(r"\W", "_", Path(name).stem if name.endswith((".yaml", ".yml")) else name, flags=re.ASCII)
+        found.setdefault(label, Declared(name, label, _read_settings(name, root)))
+    return list(found.values())
+
+
+def look(recipe: str, started: list[StartedRun], now: datetime, *, is_patient: bool) -> Due | Rest:
+    """Whether a run of a recipe is due: see `Retrainer.look`.
+
+    Raises:
+        RecipeError: the recipe does not load.
+    """
+    root = environment.project_root()
+    retrainer = Retrainer(load_recipe(find_recipe(recipe, root)), root, environment.artifacts_folder())
+    return retrainer.look(started, now, is_patient=is_patient)
+
+
+def _find_with_section(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.yaml")):
+        if _SECTION.search(path.read_bytes()):
+            yield path.stem
+
+
+def _read_settings(name: str, root: Path) -> RetrainingSection:
+    try:
+        return load_recipe(find_recipe(name, root)).retraining
+    except RecipeError:
+        return RetrainingSection()

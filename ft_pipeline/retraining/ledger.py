@@ -1,0 +1,135 @@
+"""What became of each content that a recipe was trained on, whoever started the run.
+
+<store>/_retraining/<recipe>/ledger.json
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ft_pipeline.durable import write_file
+from ft_pipeline.errors import ArtifactError
+from ft_pipeline.file_lock import lock_file
+from ft_pipeline.fingerprint import fingerprint
+from ft_pipeline.recipe import DatasetSection
+
+_FORMAT = 1
+_KEPT = 1000
+Outcome = Literal["published", "kept", "stopped", "refused"]
+
+
+class Judged(BaseModel):
+    """A content that a run came to a verdict on.
+
+    Attributes:
+        data: The content's digest.
+        outcome: published: its model is the champion. kept: the champion before stays. stopped: a limit of the gate is
+            broken. refused: the data breaks its contract, nothing was trained.
+        validated: Fingerprint of the validated data set.
+        contract: Hash of the recipe's words on the data, by which it was refused.
+        began_at: When the run began.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    outcome: Outcome
+    run: str
+    validated: str
+    contract: str
+    began_at: datetime
+    at: datetime
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether a model came of it."""
+        return self.outcome != "refused"
+
+
+class Book(BaseModel):
+    """All that was judged, oldest first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    judged: tuple[Judged, ...] = ()
+
+    def find(self, data: str) -> Judged | None:
+        """The last verdict on a content."""
+        return next((entry for entry in reversed(self.judged) if entry.data == data), None)
+
+    @property
+    def last_trained(self) -> Judged | None:
+        """The last one that a model came of."""
+        return next((entry for entry in reversed(self.judged) if entry.was_trained), None)
+
+    def before(self, data: str) -> Judged | None:
+        """What was trained on last when this content came: the same however often it is asked."""
+        trained = [entry for entry in self.judged if entry.was_trained]
+        first = next((place for place, entry in enumerate(trained) if entry.data == data), len(trained))
+        return trained[first - 1] if first else None
+
+
+class Ledger:
+    """The book of one recipe.
+
+    Args:
+        store_root: The artifact store's folder.
+        recipe_name: The recipe's.
+    """
+
+    def __init__(self, store_root: Path, recipe_name: str) -> None:
+        self._path = store_root / "_retraining" / recipe_name / "ledger.json"
+
+    def read(self) -> Book:
+        """All that was judged.
+
+        Raises:
+            ArtifactError: it does not read, or a newer version has written it.
+        """
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return Book()
+        try:
+            return Book.model_validate_json(content)
+        except ValidationError as err:
+            raise ArtifactError(_explain(self._path, content)) from err
+
+    def add(self, entry: Judged) -> None:
+        """Write a verdict down, once for a run.
+
+        Raises:
+            ArtifactError: as of `read`.
+        """
+        with lock_file(self._path.with_name(".ledger.lock")):
+            book = self.read()
+            if any((known.run, known.data, known.outcome) == (entry.run, entry.data, entry.outcome)
+                   for known in book.judged):  # fmt: skip
+                return
+            judged = (*book.judged, entry)[-_KEPT:]
+            write_file(self._path, book.model_copy(update={"judged": judged}).model_dump_json(indent=1))
+
+
+def hash_contract(dataset: DatasetSection) -> str:
+    """Identifies what the recipe says of the data: under other words it may be taken."""
+    return fingerprint({"dataset": dataset})
+
+
+def _explain(path: Path, content: bytes) -> str:
+    try:
+        found = json.loads(content)
+        written = found.get("format") if isinstance(found, dict) else None
+    except (ValueError, RecursionError):
+        written = None
+    if isinstance(written, int) and written > _FORMAT:
+        return f"{path} has format {written}, this version reads {_FORMAT}: a newer ft_pipeline wrote it. Update."
+    return (
+        f"{path} does not read. Restore it from a backup, or remove it: then the data that is there now counts as new "
+        "and is trained on once more."
+    )

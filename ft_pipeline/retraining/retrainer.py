@@ -1,0 +1,119 @@
+"""Looks at a recipe's data and says whether a run is due; and the book-keeping for it, which the runs do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile
+from ft_pipeline.errors import SourceError
+from ft_pipeline.recipe import Recipe
+from ft_pipeline.retraining.arrivals import Arrivals, find_arrivals
+from ft_pipeline.retraining.content import Content, ContentFolder
+from ft_pipeline.retraining.decision import Rest, Situation, StartedRun, decide
+from ft_pipeline.retraining.ledger import Ledger, hash_contract
+from ft_pipeline.retraining.rows import RowFolder, count_new
+from ft_pipeline.run_record import RunFolder
+
+# Contents that a queued run may still be told to take.
+_CONTENTS_KEPT = 20
+
+
+@dataclass(frozen=True)
+class Due:
+    """A run that is to be started.
+
+    Attributes:
+        data: Digest of the content that it shall train on.
+        attempt: 1 for the first on this content.
+    """
+
+    data: str
+    attempt: int
+    reason: str
+
+
+class Retrainer:
+    """Retraining of one recipe.
+
+    Args:
+        recipe: The recipe as it is now.
+        root: The project's folder.
+        store_root: The artifact store's folder.
+    """
+
+    def __init__(self, recipe: Recipe, root: Path, store_root: Path) -> None:
+        self._recipe = recipe
+        self._root = root
+        self._store_root = store_root
+        self._rows = RowFolder(store_root, recipe.name)
+        self._contents = ContentFolder(store_root, recipe.name)
+        self._ledger = Ledger(store_root, recipe.name)
+
+    def look(self, started: Sequence[StartedRun], now: datetime, *, is_patient: bool = True) -> Due | Rest:
+        """Whether a run is due now, and on which data.
+
+        Args:
+            started: What retraining has started, oldest first.
+            is_patient: Files that are on their way are waited for; else the others are taken now.
+
+        Raises:
+            ArtifactError: the ledger does not read.
+            DiskSpaceError: there is no room for a copy of what lies elsewhere.
+        """
+        try:
+            arrivals = find_arrivals(self._recipe, self._root, self._store_root, now.timestamp())
+        except SourceError as err:
+            return Rest(f"the data cannot be looked at: {err}")
+        content, book = Content.of(arrivals.files), self._ledger.read()
+        before = self._contents.find(book.last_trained.data) if book.last_trained else None
+        situation = Situation(
+            now=now,
+            arrivals=arrivals,
+            data=content.digest,
+            contract=hash_contract(self._recipe.dataset),
+            book=book,
+            started=started,
+            live=self._find_live(),
+            count_new_rows=lambda: self._count_new_rows(arrivals.files, before),
+            waited=_find_waited(arrivals, before, now),
+            is_patient=is_patient,
+        )
+        decision = decide(situation, self._recipe.retraining)
+        if isinstance(decision, Rest):
+            return decision
+        self._contents.write(content)
+        self._forget(content, before, started)
+        return Due(content.digest, decision.attempt, decision.reason)
+
+    def _find_live(self) -> tuple[str, str] | None:
+        for run in RunFolder(self._store_root).list_live():
+            if run.record.recipe.name == self._recipe.name:
+                return run.id, run.record.data_digest
+        return None
+
+    def _count_new_rows(self, files: Sequence[SourceFile], before: Content | None) -> int:
+        """Rows of a file that is gone and that no look has seen are not known, and count as never trained on."""
+        old = before.training_files if before else set()
+        now = {(file.sha256, file.kind): file for file in files if file.set == TRAINING_SET}
+        gone = [self._rows.find(*file) for file in old - now.keys()]
+        return count_new(
+            [self._rows.read(now[file]).hashes for file in now.keys() - old], [rows.hashes for rows in gone if rows]
+        )
+
+    def _forget(self, content: Content, before: Content | None, started: Sequence[StartedRun]) -> None:
+        """What no later look can need, and no run that was started and waits."""
+        kept = [content, before] if before else [content]
+        self._rows.keep_only({(file.sha256, file.kind) for one in kept for file in one.files})
+        self._contents.keep_only([*(one.digest for one in kept), *(run.data for run in started[-_CONTENTS_KEPT:])])
+
+
+def _find_waited(arrivals: Arrivals, before: Content | None, now: datetime) -> timedelta:
+    """For how long the oldest file has been there that was not trained on."""
+    known = {(file.set, file.sha256) for file in before.files} if before else set()
+    times = [
+        at for file, at in zip(arrivals.files, arrivals.changed_at, strict=True) if (file.set, file.sha256) not in known
+    ]
+    return timedelta(seconds=abs(now.timestamp() - min(times))) if times else timedelta()

@@ -1,0 +1,141 @@
+"""Which rows a file has: a hash of 8 bytes for each, kept in the store, so that new rows are told from old ones.
+
+<store>/_retraining/<recipe>/rows/<sha256>-<kind>.npz
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft_pipeline.datasets.conversation import RowFault
+from ft_pipeline.datasets.json_text import decode_json
+from ft_pipeline.datasets.readers import READERS
+from ft_pipeline.datasets.readers.batch import Batch, Record
+from ft_pipeline.datasets.sources import SourceFile
+from ft_pipeline.datasets.sources.open import open_rows
+from ft_pipeline.durable import write_file
+from ft_pipeline.errors import SourceError
+
+_SUFFIX = ".npz"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file.
+
+    Attributes:
+        hashes: One for each row.
+        ends_whole: The last row can be read.
+        fault: Why the file cannot be read to its end; empty if it can.
+    """
+
+    hashes: NDArray[np.uint64]
+    ends_whole: bool
+    fault: str = ""
+
+
+class RowFolder:
+    """The rows of all files that were looked at.
+
+    Args:
+        store_root: The artifact store's folder.
+        recipe_name: The recipe's.
+    """
+
+    def __init__(self, store_root: Path, recipe_name: str) -> None:
+        self._folder = store_root / "_retraining" / recipe_name / "rows"
+
+    def read(self, source: SourceFile) -> Rows:
+        """The rows of a file; it is read once for as long as its bytes stay what they are."""
+        known = self.find(source.sha256, source.kind)
+        if known is None:
+            known = _read_rows(source)
+            content = io.BytesIO()
+            np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole, fault=known.fault)
+            write_file(self._path(source.sha256, source.kind), content.getvalue())
+        return known
+
+    def find(self, sha256: str, kind: str) -> Rows | None:
+        """The rows of a file that was read before; None if it was not, or what is kept of it does not read."""
+        try:
+            content = io.BytesIO(self._path(sha256, kind).read_bytes())
+            with np.load(content, allow_pickle=False) as found:
+                return Rows(found["hashes"], bool(found["ends_whole"]), str(found["fault"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def keep_only(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Forget all files but these, each by its hash and its kind."""
+        names = {self._path(*file).name for file in wanted}
+        for path in self._folder.glob(f"*{_SUFFIX}"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _path(self, sha256: str, kind: str) -> Path:
+        return self._folder / f"{sha256}-{kind}{_SUFFIX}"
+
+
+def count_new(now: Iterable[NDArray[np.uint64]], before: Iterable[NDArray[np.uint64]]) -> int:
+    """How many rows there are that were not there before; of a row that is there n times more than before, n."""
+    rows, counts = np.unique(_join(now), return_counts=True)
+    old, old_counts = np.unique(_join(before), return_counts=True)
+    if not len(old):
+        return int(counts.sum())
+    place = np.minimum(np.searchsorted(old, rows), len(old) - 1)
+    had = np.where(old[place] == rows, old_counts[place], 0)
+    return int(np.maximum(counts - had, 0).sum())
+
+
+def _join(parts: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    return np.concatenate([np.zeros(0, np.uint64), *parts])
+
+
+def _read_rows(source: SourceFile) -> Rows:
+    hashes, last, fault = bytearray(), Batch(), ""
+    try:
+        with open_rows(source) as stream:
+            for batch in READERS[source.kind](stream, source.name):
+                for row in _read_batch(batch):
+                    hashes += hashlib.blake2b(row, digest_size=8).digest()
+                last = batch
+    except SourceError as err:
+        fault = str(err)
+    return Rows(np.frombuffer(bytes(hashes), np.uint64), _ends_whole(last), fault)
+
+
+def _read_batch(batch: Batch) -> Iterator[bytes]:
+    for record in batch.records:
+        yield _show(record).encode(errors="surrogatepass")
+    for line in batch.lines.split(b"\n"):
+        if row := line.strip():
+            yield row
+
+
+def _show(record: Record) -> str:
+    try:
+        return record.text or json.dumps(record.value, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):  # keys of several types, or a row nested without end
+        return record.show()
+
+
+def _ends_whole(last: Batch) -> bool:
+    """Whether the last row is one; a line of JSON that a line break ends was written to its end, whatever it says."""
+    if last.records:
+        return last.records[-1].fault is None
+    line = last.lines.rpartition(b"\n")[2].strip()
+    if not line:
+        return True
+    try:
+        decode_json(line)
+    except RowFault:
+        return False
+    return True

@@ -1,0 +1,276 @@
+"""One look at a folder, with files of this machine and its clock: what is found, what is decided, and why."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_pipeline.errors import ArtifactError, RecipeError, SourceError
+from ft_pipeline.recipe_file import load_recipe
+from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
+from ft_pipeline.retraining.retrainer import Due, Retrainer
+from ft_pipeline.run import Run
+from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
+
+START = datetime.now(UTC)
+
+
+class Project:
+    """A user's project whose recipe is retrained."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        self.store_root = root / "data/artifacts"
+        self.settings = settings
+        self.sources = ["data/*.jsonl"]
+        self.started: list[StartedRun] = []
+        self.now = START
+
+    def write(self, name: str, rows: range) -> Path:
+        path = self.root / "data" / name
+        path.write_text("".join(ROW % (number, number) for number in rows))
+        return path
+
+    def look(self, *, is_patient: bool = True) -> Due | Rest:
+        """A look long after the last change, if `now` was not set."""
+        words = RECIPE | {"retraining": self.settings, "dataset": RECIPE["dataset"] | {"sources": self.sources}}
+        (self.root / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
+        recipe = load_recipe(self.root / "recipes/mine.yaml")
+        moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
+        return Retrainer(recipe, self.root, self.store_root).look(self.started, moment, is_patient=is_patient)
+
+    def due(self) -> Due:
+        found = self.look()
+        assert isinstance(found, Due), found
+        return found
+
+    def rest(self, *, is_patient: bool = True) -> str:
+        found = self.look(is_patient=is_patient)
+        assert isinstance(found, Rest), found
+        return found.reason
+
+    def train(self, data: str = "", run_id: str = "0-1") -> None:
+        """A run that comes to its end."""
+        run = Run(lambda: load_recipe(self.root / "recipes/mine.yaml"), self.root, self.store_root, [run_id], data)
+        run.pin()
+        run.judge("published", "v")
+        run.close()
+
+    def start(self, due: Due, state: RunState, run_id: str = "0-1", ended: datetime | None = None) -> None:
+        self.started.append(StartedRun(run_id, due.data, state, ended))
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(make_project(tmp_path / "root", tiny_base, monkeypatch))
+
+
+def test_files_that_came_together_start_one_run(project: Project) -> None:
+    for number in range(3):
+        project.write(f"new{number}.jsonl", range(100 * number + 100, 100 * number + 110))
+    assert project.due().reason == "50 new rows in 4 files"
+
+
+def test_what_was_trained_on_is_not_trained_on_again(project: Project) -> None:
+    project.train(project.due().data)
+    assert "nothing new: run 0-1 was trained on this data" in project.rest()
+
+
+def test_a_run_that_a_person_started_counts_too(project: Project) -> None:
+    project.look()
+    project.train()
+    assert "nothing new: run 0-1 was trained on this data" in project.rest()
+
+
+def test_names_and_time_stamps_are_no_content(project: Project) -> None:
+    data = project.due().data
+    path = project.root / "data/rows.jsonl"
+    content = path.read_bytes()
+    moved = path.rename(path.with_name("other.jsonl"))
+    assert project.due().data == data
+    moved.write_bytes(content)
+    os.utime(moved, (1, 1))
+    assert project.due().data == data
+    moved.write_bytes(content[:-30])
+    assert project.due().data != data
+
+
+def test_a_file_that_changed_a_moment_ago_is_waited_for_whatever_its_time_stamp_says(project: Project) -> None:
+    os.utime(project.root / "data/rows.jsonl", (1, 1))
+    project.now = datetime.now(UTC)
+    assert project.rest().startswith("no file is quiet and whole yet: data/rows.jsonl changed")
+
+
+def test_a_file_from_a_time_that_the_clock_has_been_set_back_from_is_quiet(project: Project) -> None:
+    project.now = START - timedelta(days=3)
+    assert project.due().attempt == 1
+
+
+def test_the_others_do_not_wait_for_a_file_that_goes_on_changing_for_ever(project: Project) -> None:
+    project.settings |= {"quiet_seconds": 3, "longest_wait_minutes": 0.05}
+    time.sleep(4)
+    project.write("log.jsonl", range(5))
+    project.now = datetime.now(UTC)
+    assert "left out: data/log.jsonl changed" in project.due().reason
+    project.settings |= {"longest_wait_minutes": 60}
+    assert project.rest().startswith("waits for files that are on their way: data/log.jsonl changed")
+    due = project.look(is_patient=False)
+    assert isinstance(due, Due), due
+
+
+def test_a_half_written_row_is_waited_for_and_then_taken_as_it_is(project: Project) -> None:
+    path = project.write("new.jsonl", range(100, 110))
+    path.write_text(path.read_text()[:-9])
+    project.now = datetime.now(UTC) + timedelta(minutes=30)
+    assert project.rest() == "waits for files that are on their way: data/new.jsonl ends in the middle of a row"
+    project.now += timedelta(hours=1)
+    assert project.due().reason == "30 new rows in 2 files"
+
+
+def test_an_archive_that_was_cut_off_is_never_taken(project: Project) -> None:
+    whole = gzip.compress("".join(ROW % (number, number) for number in range(100, 200)).encode())
+    (project.root / "data/new.jsonl.gz").write_bytes(whole[:-20])
+    project.sources = ["data"]
+    assert "left out: data/new.jsonl.gz: is truncated" in project.due().reason
+
+
+def test_too_few_new_rows_wait_for_more(project: Project) -> None:
+    project.settings["min_new_rows"] = 10
+    project.train(project.due().data)
+    path = project.root / "data/rows.jsonl"
+    path.write_text(path.read_text() + "".join(ROW % (number, number) for number in range(100, 109)))
+    assert project.rest() == "9 new training rows, retraining.min_new_rows is 10"
+    project.write("more.jsonl", range(200, 201))
+    assert project.due().reason == "10 new rows in 2 files"
+
+
+def test_rows_that_were_only_moved_or_taken_away_are_not_new(project: Project) -> None:
+    project.write("more.jsonl", range(100, 120))
+    project.train(project.due().data)
+    path = project.root / "data/rows.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:10]))
+    project.root.joinpath("data/rest.jsonl").write_text("".join(reversed(lines[12:])))
+    assert project.rest() == "0 new training rows, retraining.min_new_rows is 1"
+    project.settings["min_new_rows"] = 0
+    assert project.due().reason == "0 new rows in 3 files"
+
+
+def test_new_data_waits_until_runs_may_follow_each_other(project: Project) -> None:
+    project.settings["min_hours_between_runs"] = 24
+    project.train(project.due().data)
+    project.write("more.jsonl", range(100, 120))
+    assert "new data waits for 22.0 h more: run 0-1 began 2.0 h ago" in project.rest()
+    project.now = START + timedelta(hours=25)
+    assert project.due().attempt == 1
+
+
+def test_a_run_that_goes_on_is_waited_for(project: Project) -> None:
+    due = project.due()
+    project.start(due, "going")
+    assert project.rest() == "run 0-1 is at this data"
+    project.write("more.jsonl", range(100, 120))
+    assert project.rest() == "run 0-1 is at earlier data; what has come since waits for its end"
+
+
+def test_a_run_that_a_person_started_and_that_goes_on_is_waited_for(project: Project) -> None:
+    project.look()
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, ["a-b"])
+    run.pin()
+    assert project.rest() == "run a-b, which was not started by retraining, is at this data"
+    run.close()
+    assert project.due().attempt == 1
+
+
+def test_a_failed_run_is_tried_again_later_each_time_and_then_no_more(project: Project) -> None:
+    project.settings |= {"max_retries": 2, "retry_minutes": 10}
+    due = project.due()
+    for attempt, minutes in ((2, 10), (3, 20)):
+        project.now = START + timedelta(hours=5)
+        project.start(due, "failed", f"0-{attempt - 1}", project.now - timedelta(minutes=minutes - 1))
+        assert f"it is tried again in {60} s" in project.rest()
+        project.now += timedelta(minutes=1)
+        assert project.due().attempt == attempt
+    project.start(due, "failed", "0-3", project.now)
+    project.now += timedelta(days=9)
+    assert project.rest().startswith("3 runs on this data have failed, the last is 0-3; waits for other data.")
+    project.write("more.jsonl", range(100, 120))
+    assert project.due().attempt == 1
+
+
+def test_a_run_that_nobody_has_begun_with_is_asked_for_again(project: Project) -> None:
+    due = project.due()
+    project.start(due, "unlaunched")
+    assert project.due() == due
+
+
+def test_what_a_person_has_cancelled_is_left_alone(project: Project) -> None:
+    project.start(project.due(), "cancelled")
+    assert project.rest() == "run 0-1 on this data was cancelled by a person; waits for other data"
+
+
+def test_refused_data_is_not_tried_again_unless_the_recipe_says_otherwise_of_it(project: Project) -> None:
+    due = project.due()
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, ["a-b"])
+    run.pin()
+    run.judge("refused", "v")
+    run.close()
+    assert "run a-b has refused this data" in project.rest()
+    recipe = load_recipe(project.root / "recipes/mine.yaml", {"dataset.max_quarantined_share": 0.5})
+    found = Retrainer(recipe, project.root, project.store_root).look([], datetime.now(UTC) + timedelta(days=1))
+    assert isinstance(found, Due)
+    assert found.data == due.data
+
+
+def test_a_folder_that_is_empty_says_so(project: Project) -> None:
+    (project.root / "data/rows.jsonl").unlink()
+    assert "the data cannot be looked at" in project.rest()
+    assert "matches no file" in project.rest()
+
+
+def test_a_run_takes_what_it_was_started_for_and_nothing_that_came_later(project: Project) -> None:
+    due = project.due()
+    project.write("later.jsonl", range(100, 120))
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=due.data)
+    assert [source.name for source in run.pin()] == ["data/rows.jsonl"]
+
+
+def test_a_run_whose_data_has_changed_since_says_so(project: Project) -> None:
+    due = project.due()
+    (project.root / "data/rows.jsonl").write_text(ROW % (1, 1))
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=due.data)
+    with pytest.raises(
+        SourceError, match=r"started for; data/rows.jsonl is gone or was changed since. Nothing is lost"
+    ):
+        run.pin()
+
+
+@pytest.mark.parametrize("data", ["0" * 24, "../../etc/passwd", "x"])
+def test_a_run_for_data_that_nobody_has_seen_is_refused(project: Project, data: str) -> None:
+    project.look()
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=data)
+    with pytest.raises(ArtifactError, match=r"content"):
+        run.pin()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("cron", "every night", "a cron expression has five fields"),
+        ("cron", "61 * * * *", "a cron expression has five fields"),
+        ("cron", "@daily", "a cron expression has five fields"),
+        ("timezone", "Mars/Olympus", "no time zone is called 'Mars/Olympus'"),
+        ("replay_share", 1.5, "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_rule(project: Project, field: str, value: Any, words: str) -> None:
+    project.settings[field] = value
+    with pytest.raises(RecipeError, match=words):
+        project.look()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ft_pipeline.datasets.sources import SourceFile
+from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.retraining.rows import RowFolder, count_new
+
+LINES = ['{"text": "one"}', '{"text": "two"}', '{"text": "three"}']
+
+
+def look_at(path: Path) -> SourceFile:
+    return SourceFile("train", path, path.name, hash_file(path), path.stat().st_size, "auto", {})
+
+
+def write(path: Path, content: str | bytes) -> SourceFile:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return look_at(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RowFolder:
+    return RowFolder(tmp_path / "store", "mine")
+
+
+def test_each_line_is_a_row_and_blank_ones_are_none(folder: RowFolder, tmp_path: Path) -> None:
+    found = folder.read(write(tmp_path / "a.jsonl", "\n".join([LINES[0], "", "  ", *LINES[1:]]) + "\n"))
+    assert (len(found.hashes), found.ends_whole, found.fault) == (3, True, "")
+
+
+def test_the_same_rows_have_the_same_hashes_wherever_they_stand(folder: RowFolder, tmp_path: Path) -> None:
+    one = folder.read(write(tmp_path / "a.jsonl", "\n".join(LINES)))
+    other = folder.read(write(tmp_path / "b.jsonl.gz", gzip.compress("\r\n".join(reversed(LINES)).encode())))
+    assert sorted(one.hashes) == sorted(other.hashes)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
+def test_rows_of_other_kinds_are_counted_too(folder: RowFolder, tmp_path: Path, name: str) -> None:
+    frame = pl.DataFrame({"text": ["one", "two", "three"]})
+    match name:
+        case "a.json":
+            (tmp_path / name).write_text(json.dumps(frame.to_dicts()))
+        case "a.csv":
+            frame.write_csv(tmp_path / name)
+        case _:
+            frame.write_parquet(tmp_path / name)
+    found = folder.read(look_at(tmp_path / name))
+    assert (len(found.hashes), found.ends_whole, found.fault) == (3, True, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("\n".join(LINES), True),
+        ("\n".join(LINES)[:-4], False),
+        ("\n".join([*LINES, "not JSON"]) + "\n", True),
+        ("", True),
+    ],
+    ids=["no line break at the end", "cut in the last row", "a broken row that was written to its end", "empty"],
+)
+def test_a_file_whose_last_row_is_cut_off_does_not_end_whole(
+    folder: RowFolder, tmp_path: Path, text: str, *, whole: bool
+) -> None:
+    assert folder.read(write(tmp_path / "a.jsonl", text)).ends_whole is whole
+
+
+def test_a_json_document_that_is_cut_off_does_not_end_whole(folder: RowFolder, tmp_path: Path) -> None:
+    assert not folder.read(write(tmp_path / "a.json", f"[{', '.join(LINES)}"[:-5])).ends_whole
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
+def test_a_file_that_cannot_be_read_to_its_end_says_so(folder: RowFolder, tmp_path: Path, name: str) -> None:
+    whole = tmp_path / name
+    if name.endswith(".gz"):
+        whole.write_bytes(gzip.compress("\n".join(LINES).encode()))
+    else:
+        pl.DataFrame({"text": ["one"] * 100}).write_parquet(whole)
+    found = folder.read(write(whole, whole.read_bytes()[:-9]))
+    assert name in found.fault
+
+
+def test_a_file_is_read_once(folder: RowFolder, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "\n".join(LINES))
+    first = folder.read(source)
+    source.path.unlink()
+    assert np.array_equal(folder.read(source).hashes, first.hashes)
+    folder.keep_only([])
+    assert folder.find(source.sha256, "jsonl") is None
+
+
+def test_a_damaged_note_is_read_anew(folder: RowFolder, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "\n".join(LINES))
+    folder.read(source)
+    (note,) = (tmp_path / "store/_retraining/mine/rows").iterdir()
+    note.write_bytes(note.read_bytes()[:40])
+    assert len(folder.read(source).hashes) == 3
+
+
+@given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))
+def test_new_rows_are_those_that_were_not_there_as_often(now: list[int], before: list[int]) -> None:
+    from collections import Counter
+
+    expected = (Counter(now) - Counter(before)).total()
+    assert count_new([np.array(now, np.uint64)], [np.array(before, np.uint64)]) == expected
