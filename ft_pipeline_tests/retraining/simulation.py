@@ -159,7 +159,7 @@ class World:
     def _report(self, run: SimulatedRun, kind: DagsterEventType, data: Any) -> None:
         event = DagsterEvent(kind.value, "fine_tune", message="", event_specific_data=data)
         self.instance.handle_new_event(
-            EventLogEntry(
+            EventLogEntry(  # type: ignore[no-untyped-call]
                 error_info=None,
                 level=20,
                 user_message="",
