@@ -85,7 +85,7 @@ def decide(at: Situation, settings: RetrainingSection) -> Start | Rest:
     if reason := _is_too_little(new, settings) or _is_too_soon(at, settings):
         return Rest(reason)
     left_out = f"; left out: {_show(at.arrivals.unsettled)}" if at.arrivals.unsettled else ""
-    return Start(1, f"{new} new rows in {len(at.arrivals.files)} files{left_out}")
+    return Start(1, f"{_count(new, 'new row')} in {_count(len(at.arrivals.files), 'file')}{left_out}")
 
 
 def _is_busy(at: Situation, _: RetrainingSection) -> str:
@@ -171,6 +171,10 @@ def _show(sentences: Sequence[str]) -> str:
             yield f"and {len(sentences) - _SHOWN} more"
 
     return "; ".join(shown())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _span(time: timedelta) -> str:
