@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test check format doctor plan pin verify gc rollback history lock clean
+.PHONY: help setup demo run dev test test-all check format doctor plan pin verify gc rollback history lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 
 test: $(READY) ## All tests that need no GPU, with coverage
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu and not long" $(PARALLEL) --cov --cov-report=term
+
+test-all: $(READY) ## The same and what takes long; writes benchmarks/results/all_tests.md
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m benchmarks.all_tests $(PARALLEL)
 
 check: $(HOME_READY) ## Lint, format, types, and that Dagster can load the definitions
 	@$(VENV)/bin/ruff check

@@ -1,28 +1,22 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from fsspec.registry import _registry
-from moto.server import ThreadedMotoServer
 
 from ft_pipeline.datasets.sources import SourceFile, find_sources, open_source
 from ft_pipeline.datasets.sources.urls import is_below, split_url
 from ft_pipeline.errors import SourceError
 from ft_pipeline.recipe import DatasetSection
+from ft_pipeline_tests.s3_server import QUIET, Bucket, bucket, moto_url
 
-pytestmark = [
-    # third-party: aiobotocore and moto lag behind Python's datetime
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:aiobotocore.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:moto.*"),
-]
+__all__ = ["bucket", "moto_url"]
+
+pytestmark = QUIET
 
 
 def _find(root: Path, *sources: str, allowed: tuple[str, ...] = ("data",)) -> tuple[SourceFile, ...]:
@@ -35,38 +29,7 @@ def _read(source: SourceFile) -> bytes:
         return stream.read()
 
 
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-class _Bucket:
-    def __init__(self, url: str) -> None:
-        self._client = boto3.client("s3", endpoint_url=url)
-        self._client.create_bucket(Bucket="rows")
-
-    def put(self, key: str, body: bytes) -> None:
-        self._client.put_object(Bucket="rows", Key=key, Body=body)
-
-
-@pytest.fixture
-def bucket(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> _Bucket:
-    for name, value in {
-        "AWS_ENDPOINT_URL": moto_url,
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return _Bucket(moto_url)
-
-
-def test_a_glob_on_s3_gives_the_files_that_match_it(bucket: _Bucket, tmp_path: Path) -> None:
+def test_a_glob_on_s3_gives_the_files_that_match_it(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put("glob/a.jsonl", b"a\n")
     bucket.put("glob/b.jsonl.gz", gzip.compress(b"b\n"))
     bucket.put("glob/notes.md", b"no rows")
@@ -77,7 +40,7 @@ def test_a_glob_on_s3_gives_the_files_that_match_it(bucket: _Bucket, tmp_path: P
     }
 
 
-def test_a_folder_on_s3_gives_all_files_with_a_known_suffix_below_it(bucket: _Bucket, tmp_path: Path) -> None:
+def test_a_folder_on_s3_gives_all_files_with_a_known_suffix_below_it(bucket: Bucket, tmp_path: Path) -> None:
     for key in ("dir/a.jsonl", "dir/deep/b.csv", "dir/.hidden.csv", "dir/_SUCCESS", "directory/c.jsonl"):
         bucket.put(key, key.encode())
     found = _find(tmp_path, "s3://rows/dir", allowed=("s3://rows",))
@@ -85,7 +48,7 @@ def test_a_folder_on_s3_gives_all_files_with_a_known_suffix_below_it(bucket: _Bu
 
 
 def test_an_unchanged_object_is_not_fetched_again_and_a_changed_one_is(
-    bucket: _Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.put("same/a.jsonl", b"old\n")
     (first,) = _find(tmp_path, "s3://rows/same/a.jsonl", allowed=("s3://rows",))

@@ -19,13 +19,20 @@ from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
 
 pytestmark = pytest.mark.slow
+# A model of random weights never stops, and is level with its base.
+EVALUATION = {
+    "max_new_tokens": 4,
+    "general_set": False,
+    "compare_with_16bit": False,
+    "gate": {"rules": ["exact_match > champion"]},
+}
 SENSOR = automation.make_sensor(Declared("mine", "mine", RetrainingSection()))
 
 
 @pytest.fixture
 def root(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = make_project(tmp_path / "root", tiny_base, monkeypatch)
-    words = RECIPE | {"retraining": {"replay_share": 0.5}}
+    words = RECIPE | {"retraining": {"replay_share": 0.5}, "evaluation": EVALUATION}
     (found / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
     monkeypatch.setattr(automation, "now", lambda: datetime.now(UTC) + timedelta(hours=1))
     return found
@@ -75,5 +82,4 @@ def test_each_content_is_trained_once_older_rows_are_replayed_and_bad_data_is_re
     (root / "data/bad.jsonl").unlink()
     assert f"nothing new: run {second.run_id} was trained on this data" in tick(instance).skip_message
     outcomes = [entry.outcome for entry in Ledger(root / "data/artifacts", "mine").read().judged]
-    assert outcomes[0] == "published"
-    assert outcomes[1:] in (["published", "refused"], ["kept", "refused"])
+    assert outcomes == ["kept", "kept", "refused"]

@@ -40,7 +40,7 @@ def world(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> I
     (root / "data/rows.jsonl").unlink()
     (root / "recipes/mine.yaml").write_text(yaml.safe_dump({**RECIPE, "retraining": SETTINGS}))
     recipe = load_recipe(root / "recipes/mine.yaml")
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         started = datetime(2026, 1, 1, tzinfo=UTC)
         folder = Folder(root / "data", lambda: found.now)
         found = World(instance, recipe, root, root / "data/artifacts", folder, random.Random(1), started)
@@ -64,7 +64,7 @@ def schedule_tick(world: World) -> Callable[[], Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
 def test_a_thousand_ticks_of_the_sensor(world: World, seed: int) -> None:
     world.chance = random.Random(seed)
     tick = sensor_tick(world)
