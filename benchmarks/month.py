@@ -184,6 +184,8 @@ class Month:
         return sum(path.read_text().count("\n") for path in (self.folder / "data/rows").glob("*.jsonl"))
 
     def _run(self, request: dg.RunRequest, *, is_killed: bool) -> str:
+        config = self.folder / "run.yaml"
+        config.write_text(yaml.safe_dump(request.run_config))
         command = [
             sys.executable,
             "-m",
@@ -195,7 +197,7 @@ class Month:
             "-j",
             "fine_tune",
         ]
-        command += ["--config-json", json.dumps(request.run_config), "--tags", json.dumps(request.tags)]
+        command += ["--config", str(config), "--tags", json.dumps(request.tags)]
         log = self.folder / "runs.log"
         with log.open("ab") as out:
             process = subprocess.Popen(command, cwd=PROJECT, stdout=out, stderr=out)
