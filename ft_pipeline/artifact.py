@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.fingerprint import fingerprint, hash_file
+from ft_pipeline.stored_format import StoredFormat
 from ft_pipeline.summary import Summary
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+# An upgrade leaves asset, fingerprint, ingredients, upstream and files alone: they say which artifact it is.
+MANIFEST_FORMAT = StoredFormat()
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ class Written:
     notes: Mapping[str, Any] | None = None
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact's folder, or of a copy of it.
+
+    Raises:
+        NewerFormat: a newer version has written it.
+        ValueError: it does not read.
+        OSError: it cannot be read, or is not there.
+    """
+    return MANIFEST_FORMAT.read(folder / MANIFEST, Manifest)
+
+
 def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:
     known = written.summary.sha256
     paths: dict[str, Path] = {}
@@ -94,7 +107,7 @@ def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: floa
             paths[path.relative_to(draft).as_posix()] = path
     hashes = known | _hash_files({name: path for name, path in paths.items() if name not in known})
     return Manifest(
-        format=FORMAT,
+        format=MANIFEST_FORMAT.present,
         asset=key.asset,
         fingerprint=key.fingerprint,
         upstream=dict(key.upstream),

@@ -10,7 +10,6 @@ it and renames it. A killed writer leaves a draft that the next one removes.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
@@ -20,9 +19,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ft_pipeline.artifact import FORMAT, MANIFEST, Artifact, ArtifactKey, Manifest, Written, describe, find_faults
+from ft_pipeline.artifact import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    Artifact,
+    ArtifactKey,
+    Written,
+    describe,
+    find_faults,
+    read_manifest,
+)
 from ft_pipeline.disk_space import require_space
 from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
@@ -102,20 +108,21 @@ class ArtifactStore:
         Raises:
             MissingArtifact: there is no such folder.
             CorruptArtifact: the manifest does not read, or is of another artifact.
+            NewerFormat: a newer version has built it.
         """
         path = self._path(asset, fingerprint_)
         try:
-            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+            manifest = read_manifest(path)
         except FileNotFoundError as err:
             if path.exists():
                 raise CorruptArtifact(f"{path} has no {MANIFEST}. Remove the folder and build it again.") from err
             raise MissingArtifact(f"{asset} {fingerprint_} is not in {self.root}") from err
-        except (ValidationError, json.JSONDecodeError) as err:
+        except ValueError as err:
             raise CorruptArtifact(f"{path / MANIFEST} does not read: {err}. Build it again.") from err
-        if (manifest.format, manifest.asset, manifest.fingerprint) != (FORMAT, asset, fingerprint_):
+        if (manifest.format, manifest.asset, manifest.fingerprint) != (MANIFEST_FORMAT.present, asset, fingerprint_):
             raise CorruptArtifact(
                 f"{path / MANIFEST} says format {manifest.format}, {manifest.asset} {manifest.fingerprint}; expected "
-                f"format {FORMAT}, {asset} {fingerprint_}. Build it again."
+                f"format {MANIFEST_FORMAT.present}, {asset} {fingerprint_}. Build it again."
             )
         return Artifact(path, manifest)
 
@@ -135,15 +142,22 @@ class ArtifactStore:
             )
         self._verified.add(_identity(artifact))
 
-    def list_artifacts(self) -> Iterator[Artifact]:
-        """All artifacts with a manifest that reads, oldest first within an asset."""
+    def list_artifacts(self, on_fault: Callable[[ArtifactError], None] | None = None) -> Iterator[Artifact]:
+        """All artifacts with a manifest that reads, oldest first within an asset.
+
+        Args:
+            on_fault: Called with what is wrong with each other one; None: it is told.
+        """
         for folder in sorted(self.root.glob("[a-z]*")):
             found = []
             for path in folder.glob("[0-9a-f]*"):
                 try:
                     found.append(self.load(folder.name, path.name))
                 except ArtifactError as err:
-                    self._tell(str(err))
+                    if on_fault:
+                        on_fault(err)
+                    else:
+                        self._tell(str(err))
             yield from sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
     def remove(self, artifact: Artifact) -> None:
