@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test check format doctor plan pin verify gc rollback history lock clean
+.PHONY: help setup demo run dev test check format doctor plan pin verify gc backup restore rollback history lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -71,8 +71,15 @@ pin: $(READY) ## Record the Hub's present commits in the recipe RECIPE=name
 verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
 	@$(VENV_PYTHON) -m ft_pipeline verify
 
-gc: $(READY) ## Show what retention would remove
-	@$(VENV_PYTHON) -m ft_pipeline gc --dry-run
+gc: $(READY) ## Where the disk went and why, and remove what nobody needs; DRY_RUN=1 only shows
+	@$(VENV_PYTHON) -m ft_pipeline gc $(if $(DRY_RUN),--dry-run)
+	@$(VENV_PYTHON) -m ft_pipeline.defs.history $(if $(DRY_RUN),--dry-run)
+
+backup: $(READY) ## Write what must not be lost into one file in the folder TO=folder; runs may be going on
+	@$(VENV_PYTHON) -m ft_pipeline backup $(TO)
+
+restore: $(READY) ## Fill the empty artifact store from the backup FROM=file
+	@$(VENV_PYTHON) -m ft_pipeline restore $(FROM)
 
 rollback: $(READY) ## RECIPE=name back to the champion before, or to TO=fingerprint that was champion once
 	@$(VENV_PYTHON) -m ft_pipeline rollback $(RECIPE) $(if $(TO),--to $(TO))
