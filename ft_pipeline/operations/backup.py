@@ -97,6 +97,14 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False)
     return Backup(path, contents)
 
 
+def prune_backups(folder: Path, keep: int) -> list[Path]:
+    """Remove all but the newest backups of a folder; those that are gone now."""
+    older = sorted(folder.glob("ft_pipeline-*Z.tar"), reverse=True)[keep:]
+    for path in older:
+        path.unlink()
+    return older
+
+
 def find_faults(path: Path, contents: Contents) -> list[str]:
     """What in a backup is not as its table says; every byte is read."""
     faults, missing = [], set(contents.files)

@@ -8,7 +8,7 @@ import click
 
 from ft_pipeline import environment
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.operations.backup import back_up
+from ft_pipeline.operations.backup import back_up, prune_backups
 from ft_pipeline.operations.restore import restore as restore_store
 from ft_pipeline.operations.sizes import measure_store, render_sizes
 from ft_pipeline.retention import collect_garbage
@@ -37,11 +37,14 @@ def gc(keep_last: int | None, dry_run: bool) -> None:
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--champions-only", is_flag=True, help="Only what published models are made of, without 16-bit weights.")
-def backup(folder: Path, champions_only: bool) -> None:
+@click.option("--keep", type=click.IntRange(1), help="Afterwards remove all but so many of the newest backups there.")
+def backup(folder: Path, champions_only: bool, keep: int | None) -> None:
     """Write what the artifact store must not lose into one file in FOLDER; runs may be going on."""
     done = back_up(_store(), folder, champions_only=champions_only)
     size = done.contents.size_bytes / 2**20
     click.echo(f"{done.path}: {len(done.contents.artifacts)} artifacts, {size:.1f} MiB, read back and whole")
+    for path in prune_backups(folder, keep) if keep else []:
+        click.echo(f"{path} is gone")
 
 
 @click.command()

@@ -53,10 +53,14 @@ def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None
 def examine_servers(proc: Path = Path("/proc")) -> Finding:
     """Whether a Dagster page of this machine can be reached from others: it has no password."""
     exposed, count = [], 0
+    own_network = (proc / "self/ns/net").readlink()
     for process in proc.glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
             words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
             if not any(server in " ".join(words[:4]) for server in _SERVERS):
+                continue
+            # In a container of its own 0.0.0.0 is the container's; which port is published its engine says.
+            if (process / "ns/net").readlink() != own_network:
                 continue
             count += 1
             if not _is_loopback(_find_host(words)):
