@@ -45,9 +45,7 @@ def test_every_earlier_format_is_read_as_the_present_one_and_stays_as_it_is(
 
 def test_a_newer_format_is_refused_with_what_to_do(path: Path) -> None:
     path.write_text('{"format": 3, "sentences": []}')
-    with pytest.raises(
-        NewerFormat, match=r"note\.json has format 3, .* reads up to 2: .* Update ft_pipeline"
-    ):
+    with pytest.raises(NewerFormat, match=r"note\.json has format 3, .* reads up to 2: .* Update ft_pipeline"):
         KNOWN.read(path, Note)
 
 

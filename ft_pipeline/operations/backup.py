@@ -107,20 +107,28 @@ def prune_backups(folder: Path, keep: int) -> list[Path]:
 
 def find_faults(path: Path, contents: Contents) -> list[str]:
     """What in a backup is not as its table says; every byte is read."""
-    faults, missing = [], set(contents.files)
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            if member.name == CONTENTS:
-                continue
-            record = contents.files.get(member.name)
-            if record is None or not (member.isfile() or member.islnk()):
-                faults.append(f"{member.name} does not belong there")
-            elif (member.islnk() and contents.files.get(member.linkname) != record) or (
-                member.isfile() and _hash_member(archive, member) != record.sha256
-            ):
-                faults.append(f"{member.name} is damaged")
-            missing.discard(member.name)
+    missing = set(contents.files)
+    faults = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.name != CONTENTS and (fault := _find_fault(archive, member, contents)):
+                    faults.append(fault)
+                missing.discard(member.name)
+    except tarfile.TarError as err:
+        faults.append(f"it is cut off: {err}")
     return faults + [f"{name} is missing" for name in sorted(missing)]
+
+
+def _find_fault(archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Contents) -> str | None:
+    record = contents.files.get(member.name)
+    if record is None or not (member.isfile() or member.islnk()):
+        return f"{member.name} does not belong there"
+    if member.islnk():  # another name of a file that comes before it
+        is_same = contents.files.get(member.linkname) == record
+    else:
+        is_same = _hash_member(archive, member) == record.sha256
+    return None if is_same else f"{member.name} is damaged"
 
 
 @contextmanager
