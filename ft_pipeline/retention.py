@@ -91,6 +91,7 @@ def collect_garbage(
             store.sweep()
             remove_leftovers(leftovers)
             _forget_old(store, runs, past)
+            store.forget_traces(_walk(store, map(_key, store.list_artifacts()))[1])
     return Collected(tuple(judged), tuple(leftovers), freed)
 
 
@@ -176,19 +177,29 @@ def _key(artifact: Artifact) -> _Key:
 
 
 def _reachable(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> set[_Key]:
+    """Artifacts that are there and that the roots were made of, the roots among them."""
+    return _walk(store, roots, refuse_damage=refuse_damage)[0]
+
+
+def _walk(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> tuple[set[_Key], set[_Key]]:
+    """What is there on the way from the roots up to all that they were made of, and what is not."""
     found: set[_Key] = set()
+    absent: set[_Key] = set()
     todo = list(roots)
     while todo:
         asset, fingerprint = key = todo.pop()
-        if key in found:
+        if key in found or key in absent:
             continue
         try:
             todo.extend(store.load(asset, fingerprint).manifest.upstream.items())
         except MissingArtifact:
-            continue  # not built yet, or retention or a person took it: nothing is reached through it
+            # Not built yet, or taken: 16-bit weights go before what they were made of and what was made of them.
+            absent.add(key)
+            todo.extend(store.recall_upstream(asset, fingerprint).items())
+            continue
         except CorruptArtifact:
             if refuse_damage:
                 raise
             continue
         found.add(key)
-    return found
+    return found, absent

@@ -129,7 +129,7 @@ def serve(
         process = subprocess.Popen(command, cwd=home, env=every, stdout=out, stderr=out, start_new_session=True)
     server = DagsterServer(f"http://127.0.0.1:{port}", home)
     try:
-        wait_until(lambda: process.poll() is not None or _answers(server), 60, log.read_text)
+        wait_until(lambda: process.poll() is not None or answers(server), 60, log.read_text)
         assert process.poll() is None, log.read_text()
         yield server
     finally:
@@ -149,7 +149,7 @@ def _read_parent(process: int) -> int:
     return 0
 
 
-def _answers(server: DagsterServer) -> bool:
+def answers(server: DagsterServer) -> bool:
     """Whether the webserver has loaded the definitions."""
     with suppress(urllib.error.URLError, ConnectionError):
         query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"

@@ -155,6 +155,25 @@ def test_champion_best_challenger_and_the_last_earlier_champions_stay(
     assert machine.left("merged_model") == {("mine", 9)}
 
 
+def test_what_champions_are_made_of_stays_though_the_weights_between_are_gone_for_long(machine: Machine) -> None:
+    ggufs = [machine.run(number, keep_last=1) for number in range(3)]
+    for gguf in ggufs[:2]:
+        machine.publish(gguf)
+    for number in range(3, 6):
+        machine.run(number, keep_last=1)
+        machine.collect()
+    assert machine.left("merged_model") == {("mine", 5)}
+    assert machine.left("trained_adapter") == {("mine", 0), ("mine", 1), ("mine", 5)}
+
+
+def test_traces_of_what_was_removed_go_with_what_they_lead_to(machine: Machine) -> None:
+    for number in range(6):
+        machine.run(number, keep_last=1)
+        machine.collect()
+    left = machine.store.root / "_traces"
+    assert list(left.iterdir()) == [], "nothing that is there was made of anything that is gone"
+
+
 def test_how_many_earlier_champions_stay_is_what_the_newest_run_of_the_recipe_says(machine: Machine) -> None:
     ggufs = [machine.run(number, keep_last=1, keep_champions=9 if number < 5 else 1) for number in range(6)]
     for gguf in ggufs[:4]:

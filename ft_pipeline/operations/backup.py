@@ -3,6 +3,7 @@
     backup.json                     format, when, and SHA-256 and size of all that follows
     <asset>/<fingerprint>/...       artifacts that retention keeps, or those of published models alone
     _aliases/*.json, _runs/*.json   who is champion and how that came to be; what runs began with
+    _traces/*.json                  what artifacts that are gone were made of
 
 Artifacts never change, so hard links hold those that are to be saved while runs, and their retention, go on. What can
 be had again is not in it: checkpoints, copies of remote files, logs, the published folder (`restore.py` lays it anew).
@@ -34,7 +35,7 @@ from ft_pipeline.retention import REASONS, judge_artifacts
 from ft_pipeline.run_record import RunFolder
 
 CONTENTS = "backup.json"
-RECORDS = ("_aliases", "_runs")
+RECORDS = ("_aliases", "_runs", "_traces")
 _STAGING = "_backup"
 _CHUNK_BYTES = 4 << 20
 
@@ -150,6 +151,9 @@ def _stage(store: ArtifactStore, *, champions_only: bool) -> Iterator[tuple[Path
                     for name in [*artifact.manifest.files, MANIFEST]:
                         source = artifact.path / name
                         link_or_copy(source, staging / source.relative_to(store.root))
+                for one in judged:
+                    if one.reason not in reasons:
+                        ArtifactStore(staging).leave_trace(one.artifact)
                 for source in (path for kind in RECORDS for path in (store.root / kind).glob("[!.]*.json")):
                     target = staging / source.relative_to(store.root)
                     target.parent.mkdir(parents=True, exist_ok=True)

@@ -85,12 +85,13 @@ def _move_in(draft: Path, store_root: Path) -> None:
     """Artifacts first, then the records, the aliases last: nobody is champion before its files are there."""
     store_root.mkdir(parents=True, exist_ok=True)
     artifacts = [path for path in draft.iterdir() if path.name not in RECORDS]
-    for folder in [*artifacts, *(draft / kind for kind in reversed(RECORDS))]:
+    for folder in [*artifacts, *(draft / kind for kind in reversed(RECORDS) if (draft / kind).is_dir())]:
         target = store_root / folder.name
         target.mkdir(exist_ok=True)
         for path in folder.glob("*"):
             path.rename(target / path.name)
         sync(target)
+    (store_root / "_runs").mkdir(exist_ok=True)
     (store_root / "_runs").chmod(0o700)
     sync(store_root)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline.operations.dagster_home import examine_dagster
 from ft_pipeline.operations.finding import Finding
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
@@ -20,8 +18,6 @@ from ft_pipeline_tests.user_project import make_project
 
 pytestmark = pytest.mark.slow
 CONFIG = "deploy/postgres/dagster.yaml"
-# How often the daemon looks at its queue.
-_DEQUEUE_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +33,24 @@ def root(tmp_path: Path, tiny_base: Path, database: PostgresServer, monkeypatch:
     return make_project(tmp_path / "root", tiny_base, monkeypatch)
 
 
+@pytest.mark.usefixtures("root")
 def test_runs_of_the_command_line_and_of_the_daemon_share_one_history_and_one_queue(
-    root: Path, tmp_path: Path, project: Path
+    tmp_path: Path, project: Path
 ) -> None:
     with serve(tmp_path / "home", project, {}, CONFIG) as server:
-        _materialize(server, "raw_dataset,validated_dataset")
+        _dagster(server, "asset", "materialize", "-m", "ft_pipeline.definitions", "--select", "raw_dataset")
         by_hand = _list_runs(server)
         assert list(by_hand.values()) == ["SUCCESS"]
 
-        with hold_device("cpu", lock_dir=root / "locks", timeout_seconds=0, holder="a colleague", tell=lambda _: None):
-            first = server.launch("trained_adapter")
-            wait_until(lambda: _says(server, first, "waiting for cpu"), 60, lambda: server.read_log(first))
-            second = server.launch("trained_adapter")
-            time.sleep(2 * _DEQUEUE_SECONDS)
-            assert server.read_status(second) == "QUEUED", "one run in the pool at a time"
-            server.terminate(first)
-            wait_until(lambda: server.read_status(second) == "STARTED", 60, lambda: server.read_log(second))
-            server.terminate(second)
-            wait_until(lambda: server.read_status(second) == "CANCELED", 60, lambda: server.read_log(second))
+        _dagster(server, "instance", "concurrency", "set", "gpu", "0")
+        waiting, other = server.launch("trained_adapter"), server.launch("raw_dataset")
+        wait_until(lambda: server.read_status(other) == "SUCCESS", 90, lambda: server.read_log(other))
+        assert server.read_status(waiting) == "QUEUED", "the pool has no place for it"
+        _dagster(server, "instance", "concurrency", "set", "gpu", "1")
+        wait_until(lambda: server.read_status(waiting) == "FAILURE", 90, lambda: server.read_log(waiting))
+        assert any("Build it first" in message for message in server.read_log(waiting)), "it has run"
 
-        said = "\n".join([*server.read_log(first), server.ask("{ instance { info } }")["instance"]["info"]])
+        said = "\n".join([*server.read_log(waiting), server.ask("{ instance { info } }")["instance"]["info"]])
         assert "granularity: run" in said
         assert PASSWORD not in said
         written = [path for path in server.home.rglob("*") if path.is_file()]
@@ -66,7 +60,7 @@ def test_runs_of_the_command_line_and_of_the_daemon_share_one_history_and_one_qu
 
     # All servers are gone: what another process of another home sees is what PostgreSQL has kept.
     kept = _list_kept(tmp_path / "other", project)
-    assert [run_id for run_id in (*by_hand, first, second) if run_id not in kept] == []
+    assert [run_id for run_id in (*by_hand, waiting, other) if run_id not in kept] == []
 
 
 def test_the_doctor_finds_the_database_and_says_nothing_of_the_password(
@@ -95,10 +89,10 @@ def _list_kept(home: Path, project: Path) -> str:
     return subprocess.run(listed, env=every, cwd=home, check=True, capture_output=True, text=True).stdout
 
 
-def _materialize(server: DagsterServer, selection: str) -> None:
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "ft_pipeline.definitions"]
+def _dagster(server: DagsterServer, *words: str) -> None:
+    """Dagster's command line, in a process beside the server's."""
     done = subprocess.run(
-        [*command, "--select", selection],
+        [sys.executable, "-m", "dagster", *words],
         env=os.environ | {"DAGSTER_HOME": str(server.home)},
         cwd=server.home,
         capture_output=True,
@@ -112,7 +106,3 @@ def _materialize(server: DagsterServer, selection: str) -> None:
 def _list_runs(server: DagsterServer) -> dict[str, str]:
     found = server.ask("{ runsOrError { ... on Runs { results { runId status } } } }")["runsOrError"]["results"]
     return {run["runId"]: run["status"] for run in found}
-
-
-def _says(server: DagsterServer, run_id: str, words: str) -> bool:
-    return any(words in message for message in server.read_log(run_id))

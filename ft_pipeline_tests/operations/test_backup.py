@@ -107,6 +107,19 @@ def test_champions_alone_are_less(tmp_path: Path) -> None:
     assert [fingerprint for asset, fingerprint in saved.contents.artifacts if asset == "gguf_model"] == [ggufs[0]]
 
 
+def test_after_a_restore_a_collection_still_finds_what_champions_are_made_of(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.publish(machine.run(0, keep_last=1))
+    machine.run(1, keep_last=1)
+    saved = back_up(machine.store, tmp_path)
+    there = Machine(tmp_path / "new")
+    with tarfile.open(saved.path) as archive:  # its GGUF is none that could be published
+        archive.extractall(there.store.root, filter="data")
+    assert there.left("merged_model") == {("mine", 1)}
+    there.collect()
+    assert there.left("trained_adapter") == {("mine", 0), ("mine", 1)}
+
+
 def test_a_file_with_two_names_is_in_it_once(tmp_path: Path) -> None:
     machine = Publishing(tmp_path / "before")
     machine.publish(1)
