@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -44,8 +45,6 @@ def _run(instance: dg.DagsterInstance, *, fails: bool = False) -> str:
 
 def _make_old(instance: dg.DagsterInstance, home: Path, run_id: str) -> None:
     """As if the run had ended long ago."""
-    import sqlite3
-
     with sqlite3.connect(home / "history/runs.db") as database:
         database.execute("UPDATE runs SET end_time = ? WHERE run_id = ?", (LONG_AGO, run_id))
     for path in (home / f".dagster/logs/{run_id}").rglob("*"):
@@ -62,12 +61,8 @@ def test_old_runs_go_with_their_events_and_files_and_the_others_stay(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    old, failed, recorded, recent = (
-        _run(instance, 1),
-        _run(instance, 2, fails=True),
-        _run(instance, 3),
-        _run(instance, 4),
-    )
+    failed = _run(instance, fails=True)
+    old, recorded, recent = (_run(instance) for _ in range(3))
     for run_id in (old, failed, recorded):
         _make_old(instance, home, run_id)
     waiting = instance.create_run_for_job(idle).run_id
