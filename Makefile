@@ -59,7 +59,7 @@ format: $(READY) ## Format and fix what can be fixed
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-doctor: $(READY) ## What is missing or mismatched on this machine, and the fix
+doctor: $(HOME_READY) ## What is missing or mismatched on this machine, and the fix
 	@$(VENV_PYTHON) -m ft_pipeline doctor
 
 plan: $(READY) ## Memory, speed and hours of RECIPE=name, predicted, on each card or on CARD=rtx4090
@@ -71,7 +71,7 @@ pin: $(READY) ## Record the Hub's present commits in the recipe RECIPE=name
 verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
 	@$(VENV_PYTHON) -m ft_pipeline verify
 
-gc: $(READY) ## Where the disk went and why, and remove what nobody needs; DRY_RUN=1 only shows
+gc: $(HOME_READY) ## Where the disk went and why, and remove what nobody needs; DRY_RUN=1 only shows
 	@$(VENV_PYTHON) -m ft_pipeline gc $(if $(DRY_RUN),--dry-run)
 	@$(VENV_PYTHON) -m ft_pipeline.defs.history $(if $(DRY_RUN),--dry-run)
 

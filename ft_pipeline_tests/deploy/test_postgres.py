@@ -48,11 +48,13 @@ def test_runs_of_the_command_line_and_of_the_daemon_share_one_history_and_one_qu
         assert server.read_status(waiting) == "QUEUED", "the pool has no place for it"
         _dagster(server, "instance", "concurrency", "set", "gpu", "1")
         wait_until(lambda: server.read_status(waiting) == "FAILURE", 90, lambda: server.read_log(waiting))
-        assert any("Build it first" in message for message in server.read_log(waiting)), "it has run"
+        # Its input was never made: it has begun, which is all that is asked here.
+        said = "\n".join(server.read_log(waiting))
+        assert 'Execution of step "trained_adapter" failed' in said
 
-        said = "\n".join([*server.read_log(waiting), server.ask("{ instance { info } }")["instance"]["info"]])
-        assert "granularity: run" in said
-        assert PASSWORD not in said
+        shown = server.ask("{ instance { info } }")["instance"]["info"]
+        assert "granularity: run" in shown
+        assert PASSWORD not in said + shown
         written = [path for path in server.home.rglob("*") if path.is_file()]
         assert server.home / "dev.log" in written
         assert [str(path) for path in written if PASSWORD.encode() in path.read_bytes()] == []
