@@ -177,6 +177,7 @@ def _describe(staging: Path, artifacts: list[tuple[str, str]], created_at: datet
 
 
 def _write(draft: Path, staging: Path, contents: Contents) -> None:
+    draft.touch(mode=0o600)  # a recipe in a record may name a URL that carries a key
     with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as archive:
         text = contents.model_dump_json(indent=1).encode()
         head = tarfile.TarInfo(CONTENTS)

@@ -98,6 +98,10 @@ def test_records_of_runs_come_along_and_only_what_retention_keeps(tmp_path: Path
     assert (tmp_path / "new/_runs").stat().st_mode & 0o077 == 0, "a recipe may name a URL with a key"
 
 
+def test_only_its_owner_reads_a_backup(saved: Backup) -> None:
+    assert saved.path.stat().st_mode & 0o077 == 0
+
+
 def test_champions_alone_are_less(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "store")
     ggufs = [machine.run(number) for number in range(3)]
