@@ -94,7 +94,7 @@ class PastRun:
     is_live: bool
 
 
-_Record = TypeVar("_Record", "RunRecord", RunOutline)
+_Record = TypeVar("_Record", RunRecord, RunOutline)
 
 
 class _Generations(BaseModel):

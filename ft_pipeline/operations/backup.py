@@ -15,7 +15,7 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from ft_pipeline.durable import link_or_copy, sync
 from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
-from ft_pipeline.retention import REASONS, judge_artifacts
+from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
 
 CONTENTS = "backup.json"
@@ -69,7 +69,7 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False)
 
     Args:
         store: The store.
-        folder: Where the file goes, best on another disk.
+        folder: Where the file goes, best on another disk; no other store's.
         champions_only: Only what published models are made of, without any 16-bit weights.
 
     Raises:
@@ -80,9 +80,11 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False)
     created_at = datetime.now(UTC)
     path = folder / f"ft_pipeline-{created_at:%Y%m%dT%H%M%SZ}.tar"
     draft = path.with_name(f".{path.name}.draft")
-    with _stage(store, champions_only=champions_only) as (staging, artifacts):
+    with _stage(store, ["published"] if champions_only else REASONS) as (staging, artifacts):
         contents = _describe(staging, artifacts, created_at)
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".ft_pipeline-*.tar.draft"):  # of one that was killed
+            left.unlink()
         require_space(folder, contents.size_bytes, "the backup")
         try:
             _write(draft, staging, contents)
@@ -133,34 +135,40 @@ def _find_fault(archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Con
 
 
 @contextmanager
-def _stage(store: ArtifactStore, *, champions_only: bool) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-    """Hold what is to be saved in a folder of links, as it is at one moment."""
+def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
+    """Hold what stays for these reasons in a folder of links, as it is at one moment."""
     staging, runs = store.root / _STAGING, RunFolder(store.root)
     with lock_file(store.root / "_locks" / "backup"):
         shutil.rmtree(staging, ignore_errors=True)  # of one that was killed
         try:
             with runs.guard():
-                judged = judge_artifacts(store, list(runs.list_runs()))
-                reasons = {"published"} if champions_only else set(REASONS)
-                wanted = [one.artifact for one in judged if one.reason in reasons]
-                if not wanted:
-                    raise MissingArtifact(
-                        f"{store.root} holds no artifact that is to be saved. Run the pipeline first."
-                    )
-                for artifact in wanted:
-                    for name in [*artifact.manifest.files, MANIFEST]:
-                        source = artifact.path / name
-                        link_or_copy(source, staging / source.relative_to(store.root))
-                for one in judged:
-                    if one.reason not in reasons:
-                        ArtifactStore(staging).leave_trace(one.artifact)
+                # The aliases first: who is promoted meanwhile is a live run's and saved too, but must not be champion yet.
                 for source in (path for kind in RECORDS for path in (store.root / kind).glob("[!.]*.json")):
                     target = staging / source.relative_to(store.root)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(source, target)
-            yield staging, [(one.manifest.asset, one.manifest.fingerprint) for one in wanted]
+                wanted = _link(store, judge_artifacts(store, list(runs.list_runs())), staging, reasons)
+            if not wanted:
+                raise MissingArtifact(f"{store.root} holds no artifact that is to be saved. Run the pipeline first.")
+            yield staging, wanted
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _link(
+    store: ArtifactStore, judged: Sequence[Judged], staging: Path, reasons: Collection[Reason]
+) -> list[tuple[str, str]]:
+    """Link what is to be saved, and leave a trace of what is not: what is saved may have been made of it."""
+    linked = []
+    for artifact, reason in ((one.artifact, one.reason) for one in judged):
+        if reason not in reasons:
+            ArtifactStore(staging).leave_trace(artifact)
+            continue
+        for name in [*artifact.manifest.files, MANIFEST]:
+            source = artifact.path / name
+            link_or_copy(source, staging / source.relative_to(store.root))
+        linked.append((artifact.manifest.asset, artifact.manifest.fingerprint))
+    return linked
 
 
 def _describe(staging: Path, artifacts: list[tuple[str, str]], created_at: datetime) -> Contents:

@@ -168,8 +168,10 @@ def test_what_a_killed_backup_has_left_goes_with_the_next(before: Publishing, tm
     left = before.store.root / "_backup/gguf_model/0123"
     left.mkdir(parents=True)
     (left / "file").write_text("x")
+    (tmp_path / ".ft_pipeline-20260101T000000Z.tar.draft").touch()
     saved = back_up(before.store, tmp_path)
     assert not any("0123" in name for name in saved.contents.files)
+    assert not list(tmp_path.glob(".*.draft"))
     assert not (before.store.root / "_backup").exists()
 
 
