@@ -142,7 +142,7 @@ def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[tuple[
         shutil.rmtree(staging, ignore_errors=True)  # of one that was killed
         try:
             with runs.guard():
-                # The aliases first: who is promoted meanwhile is a live run's and saved too, but must not be champion yet.
+                # The aliases first: who is promoted meanwhile is a live run's and saved too, and is no champion yet.
                 for source in (path for kind in RECORDS for path in (store.root / kind).glob("[!.]*.json")):
                     target = staging / source.relative_to(store.root)
                     target.parent.mkdir(parents=True, exist_ok=True)
