@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/ggml-quants-la
 # Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.
 $(HOME_READY): $(READY)
 	@mkdir -p .dagster
-	@ln -sf ../dagster.yaml .dagster/dagster.yaml
+	@[ -f .dagster/dagster.yaml ] || ln -sf ../dagster.yaml .dagster/dagster.yaml # one of your own stays
 	@$(VENV)/bin/dagster instance info >/dev/null
 	@$(VENV)/bin/dagster instance concurrency set gpu 1 >/dev/null
 	@touch $@
