@@ -46,8 +46,12 @@ def main(days: int, last: int, dry_run: bool) -> None:
 
 def _list_ended(instance: dg.DagsterInstance) -> list[EndedRun]:
     records = instance.get_run_records(dg.RunsFilter(statuses=_ENDED))
-    times = {r.dagster_run.run_id: r.end_time or r.create_timestamp.timestamp() for r in records}
-    return [EndedRun(run_id, datetime.fromtimestamp(time, UTC)) for run_id, time in times.items()]
+    return [EndedRun(record.dagster_run.run_id, _find_end(record)) for record in records]
+
+
+def _find_end(record: dg.RunRecord) -> datetime:
+    """A run that was cancelled in the queue has no end."""
+    return record.create_timestamp if record.end_time is None else datetime.fromtimestamp(record.end_time, UTC)
 
 
 def _log_folder(instance: dg.DagsterInstance) -> Path | None:

@@ -8,8 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from ft_pipeline.defs.history import main as remove_history
 from ft_pipeline.operations.dagster_home import examine_dagster
 from ft_pipeline.operations.finding import Finding
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
@@ -65,6 +68,27 @@ def test_runs_of_the_command_line_and_of_the_daemon_share_one_history_and_one_qu
     assert [run_id for run_id in (*by_hand, waiting, other) if run_id not in kept] == []
 
 
+def test_old_runs_go_from_it_too(
+    database: PostgresServer, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text((project / CONFIG).read_text())
+    settings = {"DAGSTER_HOME": tmp_path, "DAGSTER_PG_URL": database.url, "FT_PIPELINE_ARTIFACTS": tmp_path / "store"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(tmp_path)
+
+    @dg.asset
+    def number() -> None: ...
+
+    with dg.DagsterInstance.get() as instance:
+        before = set(instance.get_run_ids())
+        old, recent = (dg.materialize([number], instance=instance).run_id for _ in range(2))
+        _make_old(database, old)
+        CliRunner().invoke(remove_history, ["--last", "0"], catch_exceptions=False)
+        assert set(instance.get_run_ids()) == {*before, recent}
+        assert len(instance.fetch_materializations(dg.AssetKey("number"), limit=9).records) == 1
+
+
 def test_the_doctor_finds_the_database_and_says_nothing_of_the_password(
     database: PostgresServer, tmp_path: Path, project: Path
 ) -> None:
@@ -76,6 +100,13 @@ def test_the_doctor_finds_the_database_and_says_nothing_of_the_password(
     assert "password authentication failed" in found["wrong"].state
     assert found["wrong"].fix
     assert PASSWORD not in str(found)
+
+
+def _make_old(database: PostgresServer, run_id: str) -> None:
+    """As if the run had ended long ago."""
+    statement = f"UPDATE runs SET end_time = 0 WHERE run_id = '{run_id}'"  # noqa: S608 - an id of Dagster's own
+    url = database.url.replace("+psycopg2", "")
+    subprocess.run([str(database.programs / "psql"), "--quiet", "--command", statement, url], check=True)
 
 
 def _examine(home: Path, url: str) -> Finding:
