@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test test-all check format doctor plan pin verify gc rollback history lock clean
+.PHONY: help setup demo run dev test test-all check format doctor plan pin verify gc backup restore rollback history lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.sh scripts/ggml-quants-la
 # Two first runs at once can break a fresh Dagster database, so it is made here, before anything runs.
 $(HOME_READY): $(READY)
 	@mkdir -p .dagster
-	@ln -sf ../dagster.yaml .dagster/dagster.yaml
+	@[ -f .dagster/dagster.yaml ] || ln -sf ../dagster.yaml .dagster/dagster.yaml # one of your own stays
 	@$(VENV)/bin/dagster instance info >/dev/null
 	@$(VENV)/bin/dagster instance concurrency set gpu 1 >/dev/null
 	@touch $@
@@ -62,7 +62,7 @@ format: $(READY) ## Format and fix what can be fixed
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-doctor: $(READY) ## What is missing or mismatched on this machine, and the fix
+doctor: $(HOME_READY) ## What is missing or mismatched on this machine, and the fix
 	@$(VENV_PYTHON) -m ft_pipeline doctor
 
 plan: $(READY) ## Memory, speed and hours of RECIPE=name, predicted, on each card or on CARD=rtx4090
@@ -74,8 +74,15 @@ pin: $(READY) ## Record the Hub's present commits in the recipe RECIPE=name
 verify: $(READY) ## Compare every artifact's files with the hashes in its manifest
 	@$(VENV_PYTHON) -m ft_pipeline verify
 
-gc: $(READY) ## Show what retention would remove
-	@$(VENV_PYTHON) -m ft_pipeline gc --dry-run
+gc: $(HOME_READY) ## Where the disk went and why, and remove what nobody needs; DRY_RUN=1 only shows
+	@$(VENV_PYTHON) -m ft_pipeline gc $(if $(DRY_RUN),--dry-run)
+	@$(VENV_PYTHON) -m ft_pipeline.defs.history $(if $(DRY_RUN),--dry-run)
+
+backup: $(READY) ## Write what must not be lost into one file in the folder TO=folder; runs may be going on
+	@$(VENV_PYTHON) -m ft_pipeline backup $(TO)
+
+restore: $(READY) ## Fill the empty artifact store from the backup FROM=file
+	@$(VENV_PYTHON) -m ft_pipeline restore $(FROM)
 
 rollback: $(READY) ## RECIPE=name back to the champion before, or to TO=fingerprint that was champion once
 	@$(VENV_PYTHON) -m ft_pipeline rollback $(RECIPE) $(if $(TO),--to $(TO))

@@ -14,18 +14,14 @@ from ft_pipeline.doctor import examine
 from ft_pipeline.errors import CorruptArtifact, PipelineError
 from ft_pipeline.finetuning.cards import CARDS, find_card
 from ft_pipeline.finetuning.plan_table import TableFormat, render_grid, render_recipe
+from ft_pipeline.operations.commands import backup, gc, restore
 from ft_pipeline.pin import pin
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.publishing.commands import history, rollback
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 from ft_pipeline.recipe_reference import render_reference
-from ft_pipeline.retention import collect_garbage
 from ft_pipeline.run import Run
-
-
-def _store() -> ArtifactStore:
-    return ArtifactStore(environment.artifacts_folder(), tell=click.echo)
 
 
 @click.group()
@@ -75,17 +71,6 @@ def verify() -> None:
 
 
 @main.command()
-@click.option("--keep-last", type=click.IntRange(1), help="Runs of each recipe that count; else what the recipe says.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-def gc(keep_last: int | None, dry_run: bool) -> None:
-    """Remove artifacts that no champion, no live run and none of the last runs needs."""
-    collected = collect_garbage(_store(), keep_last=keep_last, dry_run=dry_run)
-    for name in collected.removed:
-        click.echo(name)
-    click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
-
-
-@main.command()
 @click.argument("recipe", required=False)
 @click.option("--card", help=f"One card instead of each: {', '.join(CARDS)}.")
 @click.option("--all", "is_grid", is_flag=True, help="Every card by models of 7B to 70B, at the guide's settings.")
@@ -104,6 +89,9 @@ def plan(recipe: str | None, card: str | None, is_grid: bool, table_format: str)
 main.add_command(pin)
 main.add_command(rollback)
 main.add_command(history)
+main.add_command(gc)
+main.add_command(backup)
+main.add_command(restore)
 
 
 @main.command()

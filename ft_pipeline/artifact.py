@@ -8,16 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.fingerprint import fingerprint, hash_file
+from ft_pipeline.stored_format import StoredFormat
 from ft_pipeline.summary import Summary
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+# An upgrade leaves asset, fingerprint, ingredients, upstream and files alone: they say which artifact it is.
+MANIFEST_FORMAT = StoredFormat()
+_TRACE_FORMAT = StoredFormat()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,15 @@ class Manifest(BaseModel):
     created_at: datetime
 
 
+class Trace(BaseModel):
+    """What is left of an artifact that was removed: by it those stay reachable that it was made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    upstream: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A whole artifact on disk; `reused` says that it was there before."""
@@ -84,6 +96,32 @@ class Written:
     notes: Mapping[str, Any] | None = None
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact's folder, or of a copy of it.
+
+    Raises:
+        NewerFormat: a newer version has written it.
+        ValueError: it does not read.
+        OSError: it cannot be read, or is not there.
+    """
+    return MANIFEST_FORMAT.read(folder / MANIFEST, Manifest)
+
+
+def read_trace(path: Path) -> Trace | None:
+    """The trace of an artifact; None if there is none.
+
+    Raises:
+        NewerFormat: a newer version has written it.
+        ArtifactError: it does not read.
+    """
+    try:
+        return _TRACE_FORMAT.read(path, Trace)
+    except FileNotFoundError:
+        return None
+    except ValueError as err:
+        raise ArtifactError(f"{path} does not read: {err}. Restore it from a backup, or remove it.") from err
+
+
 def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:
     known = written.summary.sha256
     paths: dict[str, Path] = {}
@@ -94,7 +132,7 @@ def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: floa
             paths[path.relative_to(draft).as_posix()] = path
     hashes = known | _hash_files({name: path for name, path in paths.items() if name not in known})
     return Manifest(
-        format=FORMAT,
+        format=MANIFEST_FORMAT.present,
         asset=key.asset,
         fingerprint=key.fingerprint,
         upstream=dict(key.upstream),

@@ -1,6 +1,7 @@
 """The artifact store: content-addressed folders that are whole or not there.
 
     <root>/<asset>/<fingerprint>/      the artifact's files and manifest.json
+    <root>/_traces/<asset>-<fingerprint>.json  what one that was removed was made of
     <root>/_locks/, _logs/, _aliases/, _checkpoints/  what is not an artifact
 
 The fingerprint is a hash of all that goes in (`lineage.py`), so it is known before the work is done and an artifact
@@ -10,21 +11,29 @@ it and renames it. A killed writer leaves a draft that the next one removes.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ft_pipeline.artifact import FORMAT, MANIFEST, Artifact, ArtifactKey, Manifest, Written, describe, find_faults
+from ft_pipeline.artifact import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    Artifact,
+    ArtifactKey,
+    Trace,
+    Written,
+    describe,
+    find_faults,
+    read_manifest,
+    read_trace,
+)
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import sync, sync_tree
+from ft_pipeline.durable import sync, sync_tree, write_file
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
 from ft_pipeline.scratch import remove_scratch
@@ -102,20 +111,21 @@ class ArtifactStore:
         Raises:
             MissingArtifact: there is no such folder.
             CorruptArtifact: the manifest does not read, or is of another artifact.
+            NewerFormat: a newer version has built it.
         """
         path = self._path(asset, fingerprint_)
         try:
-            manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+            manifest = read_manifest(path)
         except FileNotFoundError as err:
             if path.exists():
                 raise CorruptArtifact(f"{path} has no {MANIFEST}. Remove the folder and build it again.") from err
             raise MissingArtifact(f"{asset} {fingerprint_} is not in {self.root}") from err
-        except (ValidationError, json.JSONDecodeError) as err:
+        except ValueError as err:
             raise CorruptArtifact(f"{path / MANIFEST} does not read: {err}. Build it again.") from err
-        if (manifest.format, manifest.asset, manifest.fingerprint) != (FORMAT, asset, fingerprint_):
+        if (manifest.format, manifest.asset, manifest.fingerprint) != (MANIFEST_FORMAT.present, asset, fingerprint_):
             raise CorruptArtifact(
                 f"{path / MANIFEST} says format {manifest.format}, {manifest.asset} {manifest.fingerprint}; expected "
-                f"format {FORMAT}, {asset} {fingerprint_}. Build it again."
+                f"format {MANIFEST_FORMAT.present}, {asset} {fingerprint_}. Build it again."
             )
         return Artifact(path, manifest)
 
@@ -135,25 +145,52 @@ class ArtifactStore:
             )
         self._verified.add(_identity(artifact))
 
-    def list_artifacts(self) -> Iterator[Artifact]:
-        """All artifacts with a manifest that reads, oldest first within an asset."""
+    def list_artifacts(self, on_fault: Callable[[ArtifactError], None] | None = None) -> Iterator[Artifact]:
+        """All artifacts with a manifest that reads, oldest first within an asset.
+
+        Args:
+            on_fault: Called with what is wrong with each other one; None: it is told.
+        """
         for folder in sorted(self.root.glob("[a-z]*")):
             found = []
             for path in folder.glob("[0-9a-f]*"):
                 try:
                     found.append(self.load(folder.name, path.name))
                 except ArtifactError as err:
-                    self._tell(str(err))
+                    if on_fault:
+                        on_fault(err)
+                    else:
+                        self._tell(str(err))
             yield from sorted(found, key=lambda artifact: artifact.manifest.created_at)
 
     def remove(self, artifact: Artifact) -> None:
-        """Take an artifact away at once, then its files."""
+        """Take an artifact away at once, then its files; a trace of it stays."""
         manifest = artifact.manifest
         with lock_file(self.root / "_locks" / f"{manifest.asset}-{manifest.fingerprint}"):
+            self.leave_trace(artifact)
             trash = self._sibling(artifact.path, "removed")
             artifact.path.rename(trash)
             shutil.rmtree(trash)
         self._log_path(manifest.asset, manifest.fingerprint).unlink(missing_ok=True)
+
+    def leave_trace(self, artifact: Artifact) -> None:
+        """Write down what an artifact was made of, for when it is not there any more."""
+        manifest = artifact.manifest
+        if manifest.upstream:
+            path = self._trace_path(manifest.asset, manifest.fingerprint)
+            write_file(path, Trace(upstream=manifest.upstream).model_dump_json())
+
+    def recall_upstream(self, asset: str, fingerprint_: str) -> dict[str, str]:
+        """What an artifact that was removed was made of; nothing where none was, or none is known."""
+        trace = read_trace(self._trace_path(asset, fingerprint_))
+        return trace.upstream if trace else {}
+
+    def forget_traces(self, needed: Set[tuple[str, str]]) -> None:
+        """Remove the traces of all artifacts but these."""
+        kept = {self._trace_path(*key) for key in needed}
+        for path in self.root.glob("_traces/[!.]*.json"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what killed writers have left, also of keys that nobody builds again."""
@@ -185,6 +222,9 @@ class ArtifactStore:
 
     def _log_path(self, asset: str, fingerprint_: str) -> Path:
         return self.root / "_logs" / f"{asset}-{fingerprint_}.log"
+
+    def _trace_path(self, asset: str, fingerprint_: str) -> Path:
+        return self.root / "_traces" / f"{asset}-{fingerprint_}.json"
 
     def _tell_once(self, sentence: str) -> Callable[[float], None]:
         untold = [sentence]

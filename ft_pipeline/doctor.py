@@ -8,30 +8,21 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from ft_pipeline import environment
 from ft_pipeline.base_model import open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import find_sources
-from ft_pipeline.environment import artifacts_folder
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbours
 from ft_pipeline.finetuning.torch_build import read_torch_build
+from ft_pipeline.operations.dagster_home import examine_dagster, examine_servers
+from ft_pipeline.operations.finding import Finding
+from ft_pipeline.operations.health import examine_disk, examine_locks, examine_ollama, examine_store
 from ft_pipeline.quantization.convert import check_converter, default_converter
 from ft_pipeline.quantization.llama_template import check_program, default_program
 from ft_pipeline.recipe_file import find_recipe, load_recipe
-
-_WANTED_FREE_BYTES = 5 << 30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at; `fix` is empty where all is well."""
-
-    subject: str
-    state: str
-    fix: str = ""
 
 
 def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Iterator[Finding]:
@@ -41,10 +32,13 @@ def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Itera
     yield _guard("llama.cpp's converter", _find_converter, "make setup")
     yield _guard("llama.cpp's template engine", _find_template_engine, "make setup")
     yield _examine_compiler()
-    yield _examine_disk(artifacts)
     yield _examine_torch()
     yield from _examine_device(device)
-    yield _examine_recipe(root, recipe_name)
+    yield examine_locks(environment.lock_folder())
+    yield from _examine_recipe(root, recipe_name, artifacts)
+    yield from examine_store(artifacts, environment.published_folder(artifacts))
+    yield from examine_dagster(environment.dagster_home(), environment.read_variable)
+    yield examine_servers()
 
 
 def _find_converter() -> str:
@@ -92,14 +86,6 @@ def _examine_compiler() -> Finding:
     return Finding("C++ compiler", compiler or "none", "" if compiler else "needed by make setup: install g++ or clang")
 
 
-def _examine_disk(folder: Path) -> Finding:
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    fix = "" if free >= _WANTED_FREE_BYTES else "free some space, or set FT_PIPELINE_ARTIFACTS to another disk"
-    return Finding("free disk", f"{free / 2**30:.1f} GiB", fix)
-
-
 def _examine_torch() -> Finding:
     build = read_torch_build()
     if build is None:
@@ -129,14 +115,17 @@ def _describe(device: Device) -> str:
     return f"{device.label}, {memory}, driver {device.driver_version}, compute capability {generation}, {numbers}"
 
 
-def _examine_recipe(root: Path, name: str) -> Finding:
+def _examine_recipe(root: Path, name: str, artifacts: Path) -> Iterator[Finding]:
     try:
         recipe = load_recipe(find_recipe(name, root))
         base = open_base(recipe.base_model, root)
         require_context(base, recipe.dataset.max_row_tokens)
         require_vocabulary(base)
-        sources = find_sources(recipe.dataset, root, artifacts_folder() / "_downloads")
+        sources = find_sources(recipe.dataset, root, artifacts / "_downloads")
     except PipelineError as err:
-        return Finding(f"recipe {name}", str(err), "mend what the message names")
+        yield Finding(f"recipe {name}", str(err), "mend what the message names")
+        return
     shown = {"base": base.name, "source files": len(sources)}
-    return Finding(f"recipe {name}", json.dumps(shown))
+    yield Finding(f"recipe {name}", json.dumps(shown))
+    yield examine_disk(artifacts, recipe, root)
+    yield examine_ollama(recipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,15 @@ def sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         sync(path)
     sync(folder)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have a file also under another name, whose folders are made: a hard link, or a copy where there can be none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)  # a link to a symbolic link would be one too
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -6,6 +6,10 @@ FT_PIPELINE_ARTIFACTS   the artifact store's folder (default: data/artifacts)
 FT_PIPELINE_PUBLISHED   the folder that other programs take the champions from (default: published, beside the store)
 FT_PIPELINE_DEVICE      auto, cpu, or a GPU's index or UUID (default: auto)
 FT_PIPELINE_LOCK_DIR    the machine's folder of device locks
+
+Of Dagster's, for `make doctor` and `make gc`:
+DAGSTER_HOME            its folder
+DAGSTER_PG_URL          its PostgreSQL, where deploy/postgres/dagster.yaml is used
 """
 
 from __future__ import annotations
@@ -46,3 +50,14 @@ def device_name() -> str:
 def lock_folder() -> Path:
     """The machine's folder of device locks."""
     return Path(os.environ.get("FT_PIPELINE_LOCK_DIR") or default_lock_dir())
+
+
+def dagster_home() -> Path | None:
+    """Dagster's folder, if there is one."""
+    named = os.environ.get("DAGSTER_HOME")
+    return Path(named) if named else None
+
+
+def read_variable(name: str) -> str | None:
+    """A variable that a configuration file refers to by its name."""
+    return os.environ.get(name) or None

@@ -7,7 +7,8 @@
     ├── BaseModelError         a base model that is missing, unsafe or unfit
     ├── ArtifactError          an artifact that is missing, damaged or not the one asked for
     │   ├── MissingArtifact
-    │   └── CorruptArtifact
+    │   ├── CorruptArtifact
+    │   └── NewerFormat        a newer version of ft_pipeline has written it: it is neither read nor touched
     ├── ResourceError          the machine does not have what a stage needs
     │   ├── DiskSpaceError
     │   ├── MemoryBudgetError  a card (or a limit on it) too small for the plan
@@ -56,6 +57,10 @@ class MissingArtifact(ArtifactError):
 
 class CorruptArtifact(ArtifactError):
     """A file of the artifact does not match its manifest."""
+
+
+class NewerFormat(ArtifactError):
+    """A newer version of ft_pipeline has written the file."""
 
 
 class ResourceError(PipelineError):

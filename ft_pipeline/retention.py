@@ -6,16 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, get_args
 
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.errors import CorruptArtifact, MissingArtifact
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, NewerFormat
+from ft_pipeline.leftovers import count_disk_bytes, find_leftovers, remove_leftovers
 from ft_pipeline.publishing.alias import alias_folder
 from ft_pipeline.publishing.history import list_published
 from ft_pipeline.recipe import RetentionSection
 from ft_pipeline.run_record import PastRun, RunFolder
 
 _Key = tuple[str, str]
+Reason = Literal["published", "last runs", "live run", "new"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 _WEIGHTS, _REFERENCE = "merged_model", "f16_gguf"
 _RECORDS_KEPT = timedelta(days=30)
 # Artifacts that no run on record has asked for: of another version, or of a person.
@@ -23,11 +28,31 @@ _UNKNOWN_KEPT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What a collection has removed."""
+class Judged:
+    """An artifact and why it stays; None: it goes."""
 
-    removed: tuple[str, ...]
+    artifact: Artifact
+    reason: Reason | None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection has found, and removed if it was no dry run.
+
+    Attributes:
+        judged: All artifacts that were there.
+        leftovers: What is no artifact and nobody uses any more.
+        freed_bytes: Disk that both give back; a file that is linked to what stays gives none.
+    """
+
+    judged: tuple[Judged, ...]
+    leftovers: tuple[Path, ...]
     freed_bytes: int
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """Asset and fingerprint of the artifacts that go."""
+        return tuple("/".join(_key(one.artifact)) for one in self.judged if one.reason is None)
 
 
 def collect_garbage(
@@ -44,30 +69,66 @@ def collect_garbage(
         keep_last: How many runs of each recipe count; None: what the recipe says.
         dry_run: Only say what would go.
         evaluated: The run that collects, when its evaluation is done: it needs no 16-bit GGUF any more.
+
+    Raises:
+        NewerFormat: a newer version has written something there; nothing is removed.
+        CorruptArtifact: a published model is damaged; nothing is removed.
     """
     runs = RunFolder(store.root)
     with runs.guard():
         past = list(runs.list_runs())
-        kept = _without(_reachable(store, _list_published(store, past), refuse_damage=True), _WEIGHTS, _REFERENCE)
-        kept |= _of_last_runs(store, past, kept, keep_last)
-        for run in past:
-            if run.is_live:
-                needed = _reachable(store, run.record.artifacts)
-                kept |= _without(needed, _REFERENCE) if run.id == evaluated else needed
-        mentioned = {key for run in past for key in run.record.artifacts}
-        removed, freed = [], 0
-        for artifact in store.list_artifacts():
-            is_new = datetime.now(UTC) - artifact.manifest.created_at < _UNKNOWN_KEPT
-            if _key(artifact) in kept or (is_new and _key(artifact) not in mentioned):
-                continue
-            freed += artifact.size_bytes
-            removed.append("/".join(_key(artifact)))
-            if not dry_run:
-                store.remove(artifact)
+        judged = judge_artifacts(store, past, keep_last=keep_last, evaluated=evaluated)
+        leftovers = find_leftovers(store.root)
+        seen: set[int] = set()
+        for one in judged:
+            if one.reason is not None:
+                count_disk_bytes(one.artifact.path, seen)
+        going = [one.artifact for one in judged if one.reason is None]
+        freed = sum(count_disk_bytes(path, seen) for path in [*(artifact.path for artifact in going), *leftovers])
         if not dry_run:
+            for artifact in going:
+                store.remove(artifact)
             store.sweep()
+            remove_leftovers(leftovers)
             _forget_old(store, runs, past)
-    return Collected(tuple(removed), freed)
+            store.forget_traces(_walk(store, map(_key, store.list_artifacts()))[1])
+    return Collected(tuple(judged), tuple(leftovers), freed)
+
+
+def judge_artifacts(
+    store: ArtifactStore, past: list[PastRun], *, keep_last: int | None = None, evaluated: str | None = None
+) -> list[Judged]:
+    """Why each artifact of a store stays, if it does; the guard of the store's runs must be held.
+
+    Args:
+        store: The store.
+        past: All its runs, newest first.
+        keep_last: As of `collect_garbage`.
+        evaluated: As of `collect_garbage`.
+    """
+    reasons: dict[_Key, Reason] = {}
+    for run in past:
+        if run.is_live:
+            needed = _reachable(store, run.record.artifacts)
+            reasons |= dict.fromkeys(_without(needed, _REFERENCE) if run.id == evaluated else needed, "live run")
+    published = _without(_reachable(store, _list_published(store, past), refuse_damage=True), _WEIGHTS, _REFERENCE)
+    for key in _of_last_runs(store, past, published, keep_last):
+        reasons.setdefault(key, "last runs")
+    reasons.update((key, "published") for key in published)
+    mentioned = {key for run in past for key in run.record.artifacts}
+    found = []
+    for artifact in store.list_artifacts(_refuse_newer):
+        key = _key(artifact)
+        is_new = datetime.now(UTC) - artifact.manifest.created_at < _UNKNOWN_KEPT
+        unknown: Reason | None = "new" if is_new and key not in mentioned else None
+        found.append(Judged(artifact, reasons.get(key, unknown)))
+    return found
+
+
+def _refuse_newer(fault: ArtifactError) -> None:
+    """What a newer artifact was made of, this version does not know: it might take some of it away."""
+    if isinstance(fault, NewerFormat):
+        raise fault
 
 
 def _list_published(store: ArtifactStore, past: list[PastRun]) -> Iterator[_Key]:
@@ -116,19 +177,29 @@ def _key(artifact: Artifact) -> _Key:
 
 
 def _reachable(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> set[_Key]:
+    """Artifacts that are there and that the roots were made of, the roots among them."""
+    return _walk(store, roots, refuse_damage=refuse_damage)[0]
+
+
+def _walk(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> tuple[set[_Key], set[_Key]]:
+    """What is there on the way from the roots up to all that they were made of, and what is not."""
     found: set[_Key] = set()
+    absent: set[_Key] = set()
     todo = list(roots)
     while todo:
         asset, fingerprint = key = todo.pop()
-        if key in found:
+        if key in found or key in absent:
             continue
         try:
             todo.extend(store.load(asset, fingerprint).manifest.upstream.items())
         except MissingArtifact:
-            continue  # not built yet, or retention or a person took it: nothing is reached through it
+            # Not built yet, or taken: 16-bit weights go before what they were made of and what was made of them.
+            absent.add(key)
+            todo.extend(store.recall_upstream(asset, fingerprint).items())
+            continue
         except CorruptArtifact:
             if refuse_damage:
                 raise
             continue
         found.add(key)
-    return found
+    return found, absent

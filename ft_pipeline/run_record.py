@@ -3,34 +3,67 @@
 <store>/_runs/<run id>.json      what the run began with, and the artifacts that it has asked for
 <store>/_runs/<run id>.lock      held while a process of the run lives
 <store>/_runs/generations.json   how often an artifact was built anew by force
+
+A run is continued from its whole record, which only a version that knows the same recipe's fields reads. What retention
+asks of it, its outline, is read from records of all earlier versions.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from ft_pipeline.base_model import BaseModel as Base
 from ft_pipeline.durable import write_file
-from ft_pipeline.errors import ArtifactError
+from ft_pipeline.errors import ArtifactError, NewerFormat
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.file_lock import lock_file, try_lock
-from ft_pipeline.recipe import Recipe
+from ft_pipeline.recipe import Recipe, RetentionSection
 from ft_pipeline.retraining.content import digest_of
+from ft_pipeline.stored_format import StoredFormat
+
+_RECORD = StoredFormat([lambda fields: fields], oldest=0)  # 0 had no field for it
+_GENERATIONS = StoredFormat([lambda fields: {"generations": fields}], oldest=0)  # 0 was the bare table
+
+
+class RecipeOutline(BaseModel):
+    """Of a run's recipe what retention asks; what a later version has dropped of it is taken as it is today."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    retention: RetentionSection = RetentionSection()
+
+    @field_validator("retention", mode="wrap")
+    @classmethod
+    def _read_retention(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        known = RetentionSection.model_fields
+        return read({name: value[name] for name in known if name in value} if isinstance(value, dict) else value)
+
+
+class RunOutline(BaseModel):
+    """Of a run's record what holds for every version that wrote it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    recipe: RecipeOutline
+    began_at: datetime
+    artifacts: tuple[tuple[str, str], ...] = ()
 
 
 class RunRecord(BaseModel):
     """What a run began with, and what it has asked for so far.
 
     Attributes:
+        format: Of the file.
         data: Set, SHA-256 and layout of every source file.
         older: Fingerprint of the validated data set that was trained on before this one, where the recipe trains on a
             share of its rows only.
@@ -43,6 +76,7 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: Literal[1] = 1
     recipe: Recipe
     data: tuple[tuple[str, str, str], ...]
     base: Base
@@ -65,8 +99,18 @@ class PastRun:
     """A run on record; `is_live` says that a process of it still lives."""
 
     id: str
-    record: RunRecord
+    record: RunOutline
     is_live: bool
+
+
+_Record = TypeVar("_Record", RunRecord, RunOutline)
+
+
+class _Generations(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    generations: dict[str, int] = {}
 
 
 class RunFolder:
@@ -84,14 +128,18 @@ class RunFolder:
         """The record of a run; None if there is none.
 
         Raises:
+            NewerFormat: a newer version has written it.
             ArtifactError: it does not read.
         """
+        return self._read(run_id, RunRecord)
+
+    def _read(self, run_id: str, model: type[_Record]) -> _Record | None:
         path = self._path(run_id, "json")
         try:
-            return RunRecord.model_validate_json(path.read_bytes())
+            return _RECORD.read(path, model)
         except FileNotFoundError:
             return None
-        except ValidationError as err:
+        except ValueError as err:
             raise ArtifactError(
                 f"{path} is no record of a run that this version reads. Start a new run instead of continuing that "
                 "one; if it has ended, remove the file."
@@ -115,6 +163,7 @@ class RunFolder:
         """All runs on record, newest first.
 
         Raises:
+            NewerFormat: a newer version has written one.
             ArtifactError: the record of a live run does not read; that of one that has ended is left out.
         """
         found = []
@@ -124,7 +173,9 @@ class RunFolder:
                 continue
             is_live = self._is_live(run_id)
             try:
-                record = self.read(run_id)
+                record = self._read(run_id, RunOutline)
+            except NewerFormat:
+                raise
             except ArtifactError:
                 if is_live:
                     raise
@@ -133,11 +184,11 @@ class RunFolder:
                 found.append(PastRun(run_id, record, is_live))
         yield from sorted(found, key=lambda run: run.record.began_at, reverse=True)
 
-    def list_live(self) -> Iterator[PastRun]:
-        """The runs of which a process lives; the records of the others are not read."""
+    def list_live(self) -> Iterator[tuple[str, RunRecord]]:
+        """Ids and records of the runs of which a process lives; those of the others are not read."""
         for path in self._folder.glob("*.lock"):
             if _is_id(path.stem) and self._is_live(path.stem) and (record := self.read(path.stem)):
-                yield PastRun(path.stem, record, is_live=True)
+                yield path.stem, record
 
     def forget(self, run_id: str) -> None:
         """Remove the record of a run that has ended."""
@@ -151,19 +202,18 @@ class RunFolder:
     def generations(self) -> dict[str, int]:
         """How often each artifact was built anew by force."""
         try:
-            found: dict[str, int] = json.loads(self._generations.read_bytes())
+            return _GENERATIONS.read(self._generations, _Generations).generations
         except FileNotFoundError:
             return {}
         except ValueError as err:
             raise ArtifactError(f"{self._generations} does not read: {err}. Restore it, or remove it.") from err
-        return found
 
     def settle(self, plain: str, generation: int) -> None:
         """Later runs take this generation of an artifact."""
         with lock_file(self._folder / ".generations.lock"):
             known = self.generations()
             known[plain] = max(known.get(plain, 0), generation)
-            write_file(self._generations, json.dumps(known, sort_keys=True))
+            write_file(self._generations, _Generations(generations=dict(sorted(known.items()))).model_dump_json())
 
     def _is_live(self, run_id: str) -> bool:
         descriptor = self._open_lock(run_id)

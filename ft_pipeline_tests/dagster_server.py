@@ -111,23 +111,25 @@ def wait_until(holds: Callable[[], Any], seconds: float, what: Callable[[], Any]
 
 
 @contextmanager
-def serve(home: Path, project: Path, environment: Mapping[str, str]) -> Iterator[DagsterServer]:
+def serve(
+    home: Path, project: Path, environment: Mapping[str, str], config: str = "dagster.yaml"
+) -> Iterator[DagsterServer]:
     """Start the project's definitions in a fresh instance on a free port of 127.0.0.1, and end all of it afterwards."""
     home.mkdir()
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(project / name, home)
+    shutil.copy(project / config, home / "dagster.yaml")
+    shutil.copy(project / "workspace.yaml", home)
     every = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
     dagster = [sys.executable, "-m", "dagster"]
     # As `make` does: nothing else may make the database.
     subprocess.run([*dagster, "instance", "concurrency", "set", "gpu", "1"], cwd=home, env=every, check=True)
-    port = _find_port()
+    port = find_port()
     command = [*dagster, "dev", "--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"]
     log = home / "dev.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=home, env=every, stdout=out, stderr=out, start_new_session=True)
     server = DagsterServer(f"http://127.0.0.1:{port}", home)
     try:
-        wait_until(lambda: process.poll() is not None or _answers(server), 60, log.read_text)
+        wait_until(lambda: process.poll() is not None or answers(server), 60, log.read_text)
         assert process.poll() is None, log.read_text()
         yield server
     finally:
@@ -147,7 +149,7 @@ def _read_parent(process: int) -> int:
     return 0
 
 
-def _answers(server: DagsterServer) -> bool:
+def answers(server: DagsterServer) -> bool:
     """Whether the webserver has loaded the definitions."""
     with suppress(urllib.error.URLError, ConnectionError):
         query = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } }"
@@ -155,7 +157,8 @@ def _answers(server: DagsterServer) -> bool:
     return False
 
 
-def _find_port() -> int:
+def find_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.doctor import Finding, examine
+from ft_pipeline.doctor import examine
 from ft_pipeline.finetuning import device as device_module
 from ft_pipeline.finetuning.torch_build import TorchBuild
+from ft_pipeline.operations.finding import Finding
 from ft_pipeline_tests.finetuning.fake_driver import RTX_4090, FakeDriver, make_driver
 
 _PROCESSES = "Process ID : 4711\n Type : C\n Name : ollama\n Used GPU Memory : 900 MiB\n"

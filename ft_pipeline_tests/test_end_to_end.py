@@ -66,6 +66,11 @@ class Instance:
             check=False,
         )
 
+    def tell(self, *words: str) -> None:
+        """Run a command of `python -m ft_pipeline`."""
+        command = [sys.executable, "-m", "ft_pipeline", *words]
+        subprocess.run(command, check=True, cwd=self.project, env=self.environment, timeout=120)
+
     def find(self, asset: str) -> Artifact:
         """The one artifact of an asset."""
         (artifact,) = [artifact for artifact in self.store.list_artifacts() if artifact.manifest.asset == asset]
@@ -134,6 +139,23 @@ def test_the_same_again_reuses_everything_in_under_30_seconds(demo: Instance) ->
     assert seconds < 30
 
 
+def test_on_another_machine_a_restored_backup_is_whole_published_and_reused(demo: Instance, tmp_path: Path) -> None:
+    there = Instance(demo.project, tmp_path / "there")
+    there.home.mkdir()
+    (there.home / "dagster.yaml").write_text((demo.project / "dagster.yaml").read_text())
+    demo.tell("backup", str(tmp_path))
+    (backup,) = tmp_path.glob("*.tar")
+    there.tell("restore", str(backup))
+    there.tell("verify")
+    assert read_sums(there.home / "published/demo") == read_sums(demo.home / "published/demo")
+    done = there.materialize()
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert all(f"{asset} " in done.stderr and ": reused" in done.stderr for asset in ASSETS)
+    assert ": built in" not in done.stderr
+    aliases = [read_state(alias_folder(instance.store.root), "demo") for instance in (demo, there)]
+    assert aliases[0] == aliases[1]
+
+
 def test_a_gate_that_is_not_passed_fails_the_run_and_keeps_the_champion(demo: Instance) -> None:
     before = read_champion(alias_folder(demo.store.root), "demo")
     done = demo.materialize("evaluation_report,published_model", {**SHORT, "evaluation.gate.rules": RULES})
@@ -185,13 +207,7 @@ def test_a_rollback_restores_the_earlier_champion_to_the_byte(demo: Instance) ->
     assert done.returncode == 0, done.stderr[-4000:]
     assert read_champion(alias_folder(demo.store.root), "demo") != first
     assert read_sums(published) != files
-    subprocess.run(
-        [sys.executable, "-m", "ft_pipeline", "rollback"],
-        check=True,
-        cwd=demo.project,
-        env=demo.environment,
-        timeout=120,
-    )
+    demo.tell("rollback")
     assert read_champion(alias_folder(demo.store.root), "demo") == first
     assert (read_sums(published), find_faults(published)) == (files, [])
 

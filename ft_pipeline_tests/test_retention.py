@@ -86,9 +86,10 @@ class Machine:
         key = ArtifactKey("evaluation_report", {"of": [recipe, gguf]}, {"gguf_model": gguf})
         self.store.build(key, _write)
         for run in self.runs.list_runs():
-            if ("gguf_model", gguf) in run.record.artifacts:
-                made = (*run.record.artifacts, (key.asset, key.fingerprint))
-                self.runs.write(run.id, run.record.model_copy(update={"artifacts": made}))
+            record = self.runs.read(run.id)
+            if record and ("gguf_model", gguf) in record.artifacts:
+                made = (*record.artifacts, (key.asset, key.fingerprint))
+                self.runs.write(run.id, record.model_copy(update={"artifacts": made}))
         model = JudgedModel(
             gguf_model=gguf,
             evaluation_report=key.fingerprint,
@@ -102,6 +103,10 @@ class Machine:
         else:
             state = promote(state, model, "run", "reason", is_best=is_best)
         write_state(aliases, recipe, state)
+
+    def count_bytes(self) -> int:
+        """Size of all artifacts, with their manifests."""
+        return sum(path.stat().st_size for path in self.store.root.glob("[a-z]*/*/*"))
 
     def collect(self, *, dry_run: bool = False, keep_last: int | None = None) -> Collected:
         """Apply the rule."""
@@ -121,12 +126,12 @@ def machine(tmp_path: Path) -> Machine:
 def test_the_champion_and_the_last_runs_stay(machine: Machine) -> None:
     ggufs = [machine.run(number) for number in range(5)]
     machine.publish(ggufs[0])
-    dry = machine.collect(dry_run=True)
+    dry, before = machine.collect(dry_run=True), machine.count_bytes()
     assert machine.left("gguf_model") == {("mine", number) for number in range(5)}
     assert machine.collect() == dry
     assert machine.left("gguf_model") == {("mine", 0), ("mine", 3), ("mine", 4)}
     assert machine.left("merged_model") == {("mine", 4)}, "16-bit weights go first"
-    assert dry.freed_bytes == 8 * len("12345")
+    assert dry.freed_bytes == before - machine.count_bytes() > 8 * len("12345")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +153,25 @@ def test_champion_best_challenger_and_the_last_earlier_champions_stay(
     assert machine.left("gguf_model") == {("mine", number) for number in kept}
     assert machine.left("trained_adapter") == {("mine", number) for number in kept}
     assert machine.left("merged_model") == {("mine", 9)}
+
+
+def test_what_champions_are_made_of_stays_though_the_weights_between_are_gone_for_long(machine: Machine) -> None:
+    ggufs = [machine.run(number, keep_last=1) for number in range(3)]
+    for gguf in ggufs[:2]:
+        machine.publish(gguf)
+    for number in range(3, 6):
+        machine.run(number, keep_last=1)
+        machine.collect()
+    assert machine.left("merged_model") == {("mine", 5)}
+    assert machine.left("trained_adapter") == {("mine", 0), ("mine", 1), ("mine", 5)}
+
+
+def test_traces_of_what_was_removed_go_with_what_they_lead_to(machine: Machine) -> None:
+    for number in range(6):
+        machine.run(number, keep_last=1)
+        machine.collect()
+    left = machine.store.root / "_traces"
+    assert list(left.iterdir()) == [], "nothing that is there was made of anything that is gone"
 
 
 def test_how_many_earlier_champions_stay_is_what_the_newest_run_of_the_recipe_says(machine: Machine) -> None:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.durable import sync, sync_tree
-from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, NewerFormat
 from ft_pipeline.finetuning.state_tree import flatten_state, unflatten_state
 from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.stored_format import require_known
 
 # Goes up with a change of the files that makes older ones unreadable: a checkpoint of another version is not taken.
 FORMAT_VERSION = 1
@@ -102,11 +103,17 @@ class CheckpointStore:
         return target
 
     def load_latest(self) -> Snapshot | None:
-        """The newest whole checkpoint of this fingerprint, its tensors on the CPU."""
+        """The newest whole checkpoint of this fingerprint, its tensors on the CPU.
+
+        Raises:
+            NewerFormat: a newer version has written one that is newer than any that reads.
+        """
         self._recover()
         for folder in reversed(self._list()):
             try:
                 return self._load(folder)
+            except NewerFormat:
+                raise
             except ArtifactError as err:
                 self._unfit.add(folder)
                 self._tell(f"a checkpoint is passed over: {err}")
@@ -195,6 +202,7 @@ class CheckpointStore:
             raise CorruptArtifact(
                 f"{folder / _HEADER} must describe the checkpoint and does not read: {err!r}"
             ) from err
+        require_known(folder / _HEADER, version, FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise ArtifactError(f"{folder} must be of format version {FORMAT_VERSION}, it is of {version}")
         if owner != self._fingerprint:

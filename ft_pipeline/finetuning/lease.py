@@ -56,7 +56,7 @@ def hold_device(
         LeaseTimeout: it was not free in time; the message says who has it.
         ResourceError: the lock's file or the line cannot be used.
     """
-    _make_folder(lock_dir)
+    make_lock_folder(lock_dir)
     with ExitStack() as stack:
         with _stand_in_line(lock_dir / f"{device}.queue") as line:
             waiter = _Waiter(device, lock_dir / f"{device}.lock", line, tell)
@@ -133,7 +133,12 @@ class _Waiter:
         return f"{held}; our place in the line: {self._line.count_ahead() + 1}"
 
 
-def _make_folder(folder: Path) -> None:
+def make_lock_folder(folder: Path) -> None:
+    """Make the machine's folder of locks, for all its users.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
     try:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from ft_pipeline.errors import StageProcessError, error_class
 from ft_pipeline.processes.child import GRACE_SECONDS
+from ft_pipeline.processes.log_file import cut_log
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Summary
 
@@ -61,7 +62,8 @@ def run_stage(
     log_path.parent.mkdir(parents=True, exist_ok=True)
     request_name = f"{type(request).__module__}:{type(request).__qualname__}"
     read_end, write_end = os.pipe()
-    with log_path.open("wb") as log, os.fdopen(read_end, "rb") as events:
+    log_path.write_bytes(b"")
+    with log_path.open("ab") as log, os.fdopen(read_end, "rb") as events:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ft_pipeline.processes.child", function, request_name, str(write_end)],
@@ -75,7 +77,7 @@ def run_stage(
         finally:
             os.close(write_end)
         try:
-            outcome = _talk(process, request, events, reporter)
+            outcome = _talk(process, request, _read_events(process, events, log_path), reporter)
             process.wait()
         except BaseException:
             _ask_to_stop(process)
@@ -85,14 +87,16 @@ def run_stage(
     return _judge(function.partition(":")[2], process.returncode, outcome, log_path)
 
 
-def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes], reporter: Reporter) -> Any:
+def _talk(
+    process: subprocess.Popen[bytes], request: BaseModel, events: Iterator[dict[str, Any]], reporter: Reporter
+) -> Any:
     assert process.stdin is not None  # noqa: S101 - Popen was given a pipe
     try:
         process.stdin.write(request.model_dump_json().encode() + b"\n")
         process.stdin.flush()
     except BrokenPipeError:
         return None
-    for event in _read_events(process, events):
+    for event in events:
         match event["event"]:
             case "info":
                 reporter.info(event["message"])
@@ -105,10 +109,11 @@ def _talk(process: subprocess.Popen[bytes], request: BaseModel, events: IO[bytes
     return None
 
 
-def _read_events(process: subprocess.Popen[bytes], events: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _read_events(process: subprocess.Popen[bytes], events: IO[bytes], log_path: Path) -> Iterator[dict[str, Any]]:
     """Events until the pipe ends, or until the process is dead: one that it forked may hold the pipe open for long."""
     rest = b""
     while True:
+        cut_log(log_path)
         is_dead = process.poll() is not None
         if not select.select([events], [], [], 0 if is_dead else _POLL_SECONDS)[0]:
             if is_dead:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ft_pipeline.artifact import MANIFEST, Artifact, ArtifactKey, Manifest, Written
+from ft_pipeline.artifact import Artifact, ArtifactKey, Manifest, Written, read_manifest
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.errors import ArtifactError, MissingArtifact
+from ft_pipeline.durable import link_or_copy
+from ft_pipeline.errors import ArtifactError, MissingArtifact, NewerFormat
 from ft_pipeline.publishing.alias import JudgedModel
 from ft_pipeline.publishing.folder import PublishedFolder, find_faults, read_sums
 from ft_pipeline.quantization.files import find_gguf
@@ -58,10 +55,13 @@ def find_champion_files(store: ArtifactStore, folder: PublishedFolder, gguf_mode
 
     Raises:
         MissingArtifact: they are gone from both, or damaged in both.
+        NewerFormat: a newer version has built them.
     """
     try:
         artifact = store.load(ASSET, gguf_model)
         store.verify(artifact)
+    except NewerFormat:
+        raise
     except ArtifactError as err:
         artifact = _restore(store, folder.version(gguf_model), gguf_model, str(err).rstrip("."))
     return describe_files(artifact)
@@ -98,8 +98,7 @@ def _restore(store: ArtifactStore, version: Path, gguf_model: str, why: str) -> 
 
     def write(draft: Path) -> Written:
         for name in manifest.files:
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            _place(version / name, draft / name)
+            link_or_copy(version / name, draft / name)
         return Written(manifest.summary, manifest.peak_rss_bytes, manifest.notes)
 
     return store.build(key, write)
@@ -111,16 +110,9 @@ def _has_all(manifest: Manifest, sums: dict[str, str]) -> bool:
 
 def _read_manifest(version: Path) -> Manifest | None:
     try:
-        return Manifest.model_validate_json((version / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
+        return read_manifest(version)
+    except (OSError, ValueError):
         return None
-
-
-def _place(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)  # a link to a symbolic link would be one too
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)
 
 
 def _gone(gguf_model: str, why: str, besides: str) -> MissingArtifact:

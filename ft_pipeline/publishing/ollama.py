@@ -51,13 +51,19 @@ class OllamaReceiver:
         absent: Literal["failed", "skipped"] = "failed" if self.required else "skipped"
         if not (version / MODELFILE).is_file():
             return DeliveryOutcome(absent, "the model has no Modelfile (quantization.ollama is false)")
-        program = shutil.which(_PROGRAM)
-        if program is None:
-            return DeliveryOutcome(absent, f"there is no program {_PROGRAM} on PATH")
-        address = ollama_address(os.environ.get("OLLAMA_HOST", ""))
-        if not _answers(address):
-            return DeliveryOutcome(absent, f"no Ollama server answers at {show_address(address)} (OLLAMA_HOST)")
-        return _create([program, "create", self.model, "-f", MODELFILE], version, reporter)
+        if why := find_absence():
+            return DeliveryOutcome(absent, why)
+        return _create([shutil.which(_PROGRAM) or _PROGRAM, "create", self.model, "-f", MODELFILE], version, reporter)
+
+
+def find_absence() -> str | None:
+    """Why nothing can be brought to Ollama; None where it is there."""
+    if shutil.which(_PROGRAM) is None:
+        return f"there is no program {_PROGRAM} on PATH"
+    address = ollama_address(os.environ.get("OLLAMA_HOST", ""))
+    if not _answers(address):
+        return f"no Ollama server answers at {show_address(address)} (OLLAMA_HOST)"
+    return None
 
 
 def ollama_address(host: str) -> str:

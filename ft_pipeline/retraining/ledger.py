@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.recipe import DatasetSection
+from ft_pipeline.stored_format import StoredFormat
 
-_FORMAT = 1
+_BOOK = StoredFormat()
 _KEPT = 1000
 Outcome = Literal["published", "kept", "stopped", "refused"]
 
@@ -90,16 +90,18 @@ class Ledger:
         """All that was judged.
 
         Raises:
-            ArtifactError: it does not read, or a newer version has written it.
+            NewerFormat: a newer version has written it.
+            ArtifactError: it does not read.
         """
         try:
-            content = self._path.read_bytes()
+            return _BOOK.read(self._path, Book)
         except FileNotFoundError:
             return Book()
-        try:
-            return Book.model_validate_json(content)
-        except ValidationError as err:
-            raise ArtifactError(_explain(self._path, content)) from err
+        except ValueError as err:
+            raise ArtifactError(
+                f"{self._path} does not read. Restore it from a backup, or remove it: then the data that is there now "
+                "counts as new and is trained on once more."
+            ) from err
 
     def add(self, entry: Judged) -> None:
         """Write a verdict down, once for a run.
@@ -119,17 +121,3 @@ class Ledger:
 def hash_contract(dataset: DatasetSection) -> str:
     """Identifies what the recipe says of the data: under other words it may be taken."""
     return fingerprint({"dataset": dataset})
-
-
-def _explain(path: Path, content: bytes) -> str:
-    try:
-        found = json.loads(content)
-        written = found.get("format") if isinstance(found, dict) else None
-    except (ValueError, RecursionError):
-        written = None
-    if isinstance(written, int) and written > _FORMAT:
-        return f"{path} has format {written}, this version reads {_FORMAT}: a newer ft_pipeline wrote it. Update."
-    return (
-        f"{path} does not read. Restore it from a backup, or remove it: then the data that is there now counts as new "
-        "and is trained on once more."
-    )

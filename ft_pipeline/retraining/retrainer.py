@@ -89,9 +89,9 @@ class Retrainer:
         return Due(content.digest, decision.attempt, decision.reason)
 
     def _find_live(self) -> tuple[str, str] | None:
-        for run in RunFolder(self._store_root).list_live():
-            if run.record.recipe.name == self._recipe.name:
-                return run.id, run.record.data_digest
+        for run_id, record in RunFolder(self._store_root).list_live():
+            if record.recipe.name == self._recipe.name:
+                return run_id, record.data_digest
         return None
 
     def _count_new_rows(self, files: Sequence[SourceFile], before: Content | None) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch  # noqa: TID253
 
-from ft_pipeline.errors import DiskSpaceError
+from ft_pipeline.errors import DiskSpaceError, NewerFormat
 from ft_pipeline.finetuning.checkpoints import CheckpointStore, Snapshot
 from ft_pipeline_tests.finetuning.snapshots import FINGERPRINT, assert_same, assert_whole, make_snapshot
 
@@ -126,11 +126,19 @@ def test_another_trainings_checkpoint_is_never_taken(store: CheckpointStore, sai
     assert names_in(store) == ["step-00000001"]
 
 
-def test_another_format_version_is_never_taken(store: CheckpointStore, said: list[str]) -> None:
+def test_an_older_format_version_is_never_taken(store: CheckpointStore, said: list[str]) -> None:
+    header = store.save(make_snapshot(1)) / "checkpoint.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"version": 0}))
+    assert store.load_latest() is None
+    assert "must be of format version 1, it is of 0" in said[0]
+
+
+def test_a_newer_format_version_stops_the_training_and_is_not_lost(store: CheckpointStore) -> None:
     header = store.save(make_snapshot(1)) / "checkpoint.json"
     header.write_text(json.dumps(json.loads(header.read_text()) | {"version": 99}))
-    assert store.load_latest() is None
-    assert "must be of format version 1, it is of 99" in said[0]
+    with pytest.raises(NewerFormat, match="has format 99, and this version reads up to 1"):
+        store.load_latest()
+    assert names_in(store) == ["step-00000001"]
 
 
 def test_a_checkpoint_under_another_steps_name_is_not_taken(store: CheckpointStore, said: list[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_book_of_a_newer_version_is_left_alone(ledger: Ledger, tmp_path: Path)
     path = tmp_path / "_retraining/mine/ledger.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"format": 2, "judged": {}}')
-    with pytest.raises(ArtifactError, match=r"has format 2, this version reads 1: a newer ft_pipeline wrote it"):
+    with pytest.raises(ArtifactError, match=r"has format 2, and this version reads up to 1: it was written by a newer"):
         ledger.add(judged("a"))
     assert path.read_text() == '{"format": 2, "judged": {}}'
 

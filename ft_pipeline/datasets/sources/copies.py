@@ -1,7 +1,8 @@
 """Copies of files that lie elsewhere, each whole or not there.
 
 <downloads>/<hash of the URL>/<key><suffix>   the bytes
-<downloads>/<hash of the URL>/<key>.json      their hash and size, written when they are safe on the disk
+<downloads>/<hash of the URL>/<key>.json      their hash and size, written when they are safe on the disk; its time is
+                                              that of their last use, by which old ones go (`leftovers.py`)
 <downloads>/<hash of the URL>/.lock           held while one is fetched
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -62,8 +64,10 @@ def find_copy(folder: Path, key: str, suffix: str, hash_of: HashOf) -> Copy | No
     """The copy of that key if it is there and its bytes are what they were."""
     path = folder / (key + suffix)
     try:
-        note = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        facts = folder / f"{key}.json"
+        note = json.loads(facts.read_text(encoding="utf-8"))
         if path.stat().st_size == note["size_bytes"] and hash_of(path) == note["sha256"]:
+            os.utime(facts)
             return Copy(path, note["sha256"], note["size_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or half there: fetched anew

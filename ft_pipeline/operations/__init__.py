@@ -1,0 +1,1 @@
+"""Looking after a machine that the pipeline runs on for months: sizes, health, backups."""

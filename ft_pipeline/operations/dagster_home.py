@@ -1,0 +1,136 @@
+"""Whether Dagster's instance is set up as the pipeline needs it, from its files alone."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import ipaddress
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_pipeline.operations.finding import Finding
+
+# By the path in dagster.yaml: what must stand there, and why.
+_NEEDED: dict[tuple[str, ...], tuple[Any, str]] = {
+    ("concurrency", "pools", "granularity"): ("run", "else runs that wait for the device are started and wait inside"),
+    ("concurrency", "pools", "default_limit"): (1, "else several runs wait for the device inside, not in the queue"),
+    ("run_monitoring", "enabled"): (True, "else a run that was killed keeps its place in the pool"),
+    ("run_retries", "enabled"): (True, "else a failed run is never tried again"),
+}
+_SCHEME = "postgresql+psycopg2://"
+_ANSWER_SECONDS = 5
+_SERVERS = ("dagster-webserver", "dagster dev", "dagster_webserver")
+
+
+def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None]) -> Iterator[Finding]:
+    """Look at an instance's folder, its configuration and its storage.
+
+    Args:
+        home: DAGSTER_HOME.
+        read_variable: Gives what the configuration refers to by name.
+    """
+    if home is None:
+        yield Finding("DAGSTER_HOME", "not set: runs of this shell are forgotten by Dagster when they end")
+        return
+    if not home.is_dir():
+        yield Finding("DAGSTER_HOME", f"{home} is no folder", "make dev makes .dagster; or make that folder")
+        return
+    can_write = os.access(home, os.W_OK | os.X_OK)
+    yield Finding("DAGSTER_HOME", f"{home}", "" if can_write else "it must be writable for who runs Dagster: chown it")
+    config = _read_config(home / "dagster.yaml")
+    if isinstance(config, Finding):
+        yield config
+        return
+    yield _examine_settings(config)
+    yield _examine_storage(config, read_variable)
+
+
+def examine_servers(proc: Path = Path("/proc")) -> Finding:
+    """Whether a Dagster page of this machine can be reached from others: it has no password."""
+    exposed, count = [], 0
+    own_network = (proc / "self/ns/net").readlink()
+    for process in proc.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            if not any(server in " ".join(words[:4]) for server in _SERVERS):
+                continue
+            # In a container of its own 0.0.0.0 is the container's; which port is published its engine says.
+            if (process / "ns/net").readlink() != own_network:
+                continue
+            count += 1
+            if not _is_loopback(_find_host(words)):
+                exposed.append(f"process {process.name} listens on {_find_host(words)}")
+    fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
+    return Finding("Dagster's page", "; ".join(exposed) or f"{count} running, none open to other machines", fix)
+
+
+def _read_config(path: Path) -> dict[str, Any] | Finding:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as err:
+        return Finding("dagster.yaml", f"{path}: {err}", "copy the project's dagster.yaml, or one of deploy/, there")
+    return config if isinstance(config, dict) else {}
+
+
+def _examine_settings(config: Mapping[str, Any]) -> Finding:
+    wrong = []
+    for place, (wanted, why) in _NEEDED.items():
+        found: Any = config
+        for name in place:
+            found = found.get(name) if isinstance(found, dict) else None
+        if found != wanted:
+            wrong.append(f"{'.'.join(place)} is {found}, must be {wanted}: {why}")
+    return Finding("dagster.yaml", "; ".join(wrong) or "as the project's", "set that there" if wrong else "")
+
+
+def _examine_storage(config: Mapping[str, Any], read_variable: Callable[[str], str | None]) -> Finding:
+    storage = config.get("storage") or {}
+    if "postgres" not in storage:
+        return Finding("Dagster's storage", f"{next(iter(storage), 'SQLite')} in DAGSTER_HOME")
+    if importlib.util.find_spec("dagster_postgres") is None:
+        return Finding("Dagster's storage", "PostgreSQL, without its package", "uv pip install -e '.[postgres]'")
+    url = storage["postgres"].get("postgres_url")
+    named = url.get("env") if isinstance(url, dict) else None
+    found = read_variable(named) if named else url
+    if not isinstance(found, str):
+        return Finding("Dagster's storage", f"PostgreSQL by the variable {named}, which is not set", f"set {named}")
+    if not found.startswith(_SCHEME):
+        scheme = found.partition("://")[0] if "://" in found else "no URL"
+        return Finding("Dagster's storage", f"{named or 'postgres_url'} is {scheme}", f"it must begin with {_SCHEME}")
+    return _examine_server("postgresql://" + found.removeprefix(_SCHEME))
+
+
+def _examine_server(url: str) -> Finding:
+    psycopg2 = importlib.import_module("psycopg2")  # of the extra: it need not be there for the types
+    place = url.rpartition("@")[2].partition("?")[0] or url.partition("://")[2]
+    try:
+        connection = psycopg2.connect(url, connect_timeout=_ANSWER_SECONDS)
+    except psycopg2.Error as err:
+        # The message may quote what it was given.
+        said = str(err).strip().splitlines()[-1] if "@" not in str(err) else type(err).__name__
+        return Finding("Dagster's storage", f"PostgreSQL at {place}: {said}", "start it, or mend the URL")
+    connection.close()
+    return Finding("Dagster's storage", f"PostgreSQL at {place}")
+
+
+def _find_host(words: Sequence[str]) -> str:
+    for position, word in enumerate(words):
+        if word in {"--host", "-h"}:
+            return next(iter(words[position + 1 :]), "")
+        if word.startswith("--host="):
+            return word.removeprefix("--host=")
+    return "127.0.0.1"  # Dagster's own default
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.startswith("/"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ft_pipeline.__main__ import main
+from ft_pipeline.operations.sizes import measure_store, render_columns
+from ft_pipeline_tests.test_retention import Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A store with a champion, four later runs, and one that goes on."""
+    machine = Machine(tmp_path)
+    machine.publish(machine.run(0))
+    for number in range(1, 6):
+        machine.run(number)
+    return machine
+
+
+def test_each_kind_is_there_with_its_size_by_the_reason_why_it_stays(machine: Machine) -> None:
+    held = machine.runs.hold("mine-1")
+    rows = {row.name: row for row in measure_store(machine.store.root, machine.collect(dry_run=True))}
+    os.close(held)
+    one = rows["gguf_model"].kept_bytes["published"]
+    assert rows["gguf_model"].count == 6
+    assert rows["gguf_model"].kept_bytes == {"published": one, "last runs": 2 * one, "live run": one, "new": 0}
+    assert rows["gguf_model"].going_bytes == 2 * one
+    assert rows["gguf_model"].total_bytes == 6 * one
+    assert rows["merged_model"].kept_bytes["published"] == 0, "of 16 bits nothing is published"
+    assert rows["_runs"].total_bytes > 0
+
+
+def test_what_goes_but_has_another_name_that_stays_gives_nothing_back(machine: Machine) -> None:
+    judged = machine.collect(dry_run=True).judged
+    gone = next(one.artifact for one in judged if one.reason is None)
+    kept = next(one.artifact for one in judged if one.reason is not None)
+    before = machine.collect(dry_run=True).freed_bytes
+    (gone.path / "file").unlink()
+    os.link(kept.path / "file", gone.path / "file")
+    assert machine.collect(dry_run=True).freed_bytes == before - len("12345")
+
+
+def test_the_command_shows_the_table_first_and_removes_only_without_dry_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    before = machine.count_bytes()
+    shown = CliRunner().invoke(main, ["gc", "--dry-run"], catch_exceptions=False).output
+    assert machine.count_bytes() == before
+    assert "would go: gguf_model/" in shown
+    assert [line.split()[0] for line in shown.splitlines()[1:4]] == ["evaluation_report", "gguf_model", "merged_model"]
+    done = CliRunner().invoke(main, ["gc"], catch_exceptions=False).output
+    assert done.splitlines()[:5] == shown.splitlines()[:5], "the table is of before"
+    assert done.splitlines()[-1].split()[0] == shown.splitlines()[-1].split()[0]
+    assert machine.count_bytes() < before
+    assert "gone" not in CliRunner().invoke(main, ["gc"], catch_exceptions=False).output
+
+
+def test_columns_are_ranged_right_but_for_the_first() -> None:
+    assert render_columns([["", "MiB"], ["gguf", "1.5"], ["all", "12345.0"]]) == [
+        "          MiB",
+        "gguf      1.5",
+        "all   12345.0",
+    ]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.datasets.sources.copies import draft, find_copy, keep_copy, open_folder
+from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.leftovers import count_disk_bytes, find_leftovers, remove_leftovers
+from ft_pipeline.retention import collect_garbage
+from ft_pipeline_tests.test_retention import Machine
+
+URL = "https://example.org/rows.jsonl"
+
+
+def _age(path: Path, days: float) -> None:
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+
+
+def _keep(store: Path, key: str, days: float) -> Path:
+    """A copy of the state `key` of a remote file, last used some days ago."""
+    with open_folder(store / "_downloads", URL) as folder, draft(folder) as written:
+        written.write_text(f"as it was at {key}")
+        path = keep_copy(written, key, ".jsonl", {}).path
+    _age(path, 100)
+    _age(path.with_suffix(".json"), days)
+    return path
+
+
+def test_copies_that_no_run_has_read_for_a_week_go(tmp_path: Path) -> None:
+    old, recent = _keep(tmp_path, "monday", 8), _keep(tmp_path, "sunday", 2)
+    found = find_leftovers(tmp_path)
+    assert set(found) == {old, old.with_suffix(".json")}
+    remove_leftovers(found)
+    assert not old.exists()
+    assert recent.exists()
+    assert find_leftovers(tmp_path) == []
+
+
+def test_a_copy_that_is_used_again_stays(tmp_path: Path) -> None:
+    old = _keep(tmp_path, "monday", 8)
+    assert find_copy(old.parent, "monday", ".jsonl", hash_file)
+    assert find_leftovers(tmp_path) == []
+
+
+def test_a_copy_is_left_alone_while_its_address_is_fetched(tmp_path: Path) -> None:
+    old = _keep(tmp_path, "monday", 8)
+    with open_folder(tmp_path / "_downloads", URL):
+        remove_leftovers(find_leftovers(tmp_path))
+    assert old.exists()
+
+
+def test_logs_of_builds_that_failed_long_ago_go(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    gguf = machine.run(1)
+    logs = {name: tmp_path / f"_logs/{name}.log" for name in (f"gguf_model-{gguf}", "gguf_model-0ld", "gguf_model-n3w")}
+    for name, path in logs.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("words")
+        _age(path, 1 if "n3w" in name else 40)
+    collected = collect_garbage(ArtifactStore(tmp_path))
+    assert collected.leftovers == (logs["gguf_model-0ld"],)
+    assert {path.name for path in (tmp_path / "_logs").iterdir()} == {f"gguf_model-{gguf}.log", "gguf_model-n3w.log"}
+
+
+def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a/part").write_text("12345")
+    os.link(tmp_path / "a/part", tmp_path / "b/part")
+    seen: set[int] = set()
+    assert [count_disk_bytes(tmp_path / name, seen) for name in ("a", "b")] == [5, 0]
