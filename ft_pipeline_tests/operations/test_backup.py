@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, M
 from ft_pipeline.operations.backup import CONTENTS, Backup, back_up
 from ft_pipeline.operations.restore import restore
 from ft_pipeline.publishing.folder import find_faults
+from ft_pipeline.retraining.ledger import Judged, Ledger
 from ft_pipeline.run_record import RunFolder
 from ft_pipeline_tests.publishing.small_models import Publishing, make_model
 from ft_pipeline_tests.test_retention import Machine
@@ -103,7 +105,7 @@ def test_what_retraining_has_learnt_of_the_data_comes_along(before: Publishing, 
         data="d", outcome="kept", run="r", validated="v", contract="c", began_at=datetime.now(UTC), at=datetime.now(UTC)
     )
     Ledger(before.store.root, "mine").add(entry)
-    restore(make_backup(before.store, tmp_path / "backups").path, tmp_path / "new")
+    restore(back_up(before.store, tmp_path / "backups").path, tmp_path / "new", tmp_path / "published")
     assert Ledger(tmp_path / "new", "mine").read().judged == (entry,)
 
 
