@@ -19,6 +19,8 @@ from ft_pipeline.errors import DiskSpaceError, PipelineError, StageCancelled
 
 # A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
 GRACE_SECONDS = 30.0
+# One that holds nothing, and whose parent is gone: it is in the middle of a library's code.
+_NOTHING_HELD_SECONDS = 2.0
 # Progress is for people: more of it than this only fills the event log.
 _PROGRESS_SECONDS = 2.0
 
@@ -123,8 +125,9 @@ def _watch_parent() -> None:
     # Not sys.stdin.read: a thread inside it when the interpreter ends is a fatal error.
     while os.read(0, 1 << 16):
         pass
+    holds_nothing = signal.getsignal(signal.SIGTERM) is _cancel  # who has something to put down takes the signal itself
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
+    time.sleep(_NOTHING_HELD_SECONDS if holds_nothing else GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)
 
 
