@@ -153,6 +153,11 @@ class Run:
     def _exists(self, asset: str, fingerprint: str) -> bool:
         return (self.store_root / asset / fingerprint).is_dir()
 
+    def hold(self) -> None:
+        """Say that this process works for the run, until it closes it or dies."""
+        if self._ids and self._lock is None:
+            self._lock = self._folder.hold(self.id)
+
     def close(self) -> None:
         """This process has no more to do for the run."""
         if self._lock is not None:
@@ -179,7 +184,6 @@ class Run:
 
     def _write(self, record: RunRecord) -> None:
         if self._ids:
-            if self._lock is None:
-                self._lock = self._folder.hold(self.id)
+            self.hold()
             self._folder.write(self.id, record)
         self._written = record

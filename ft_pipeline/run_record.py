@@ -102,6 +102,10 @@ class RunFolder:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
+    def is_left(self, run_id: str) -> bool:
+        """Whether processes have worked for a run on this store, and none of them lives."""
+        return self._path(run_id, "lock").exists() and not self._is_live(run_id)
+
     def list_runs(self) -> Iterator[PastRun]:
         """All runs on record, newest first.
 
@@ -129,7 +133,7 @@ class RunFolder:
         for suffix in ("json", "lock"):
             self._path(run_id, suffix).unlink(missing_ok=True)
 
-    def guard(self) -> AbstractContextManager[None]:
+    def guard(self) -> AbstractContextManager[int]:
         """Held by who writes down what a run needs, and by who removes what no run needs."""
         return lock_file(self._folder / ".retention.lock")
 

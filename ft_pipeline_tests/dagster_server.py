@@ -117,8 +117,11 @@ def wait_until(holds: Callable[[], Any], seconds: float, what: Callable[[], Any]
 
 @contextmanager
 def serve(home: Path, project: Path, environment: Mapping[str, str]) -> Iterator[DagsterServer]:
-    """Start the project's definitions in a fresh instance on a free port of 127.0.0.1, and end all of it afterwards."""
-    home.mkdir()
+    """Start the project's definitions on a free port of 127.0.0.1, and end all of it afterwards.
+
+    The instance is a fresh one, or that of an earlier server on the same home.
+    """
+    home.mkdir(exist_ok=True)
     for name in ("dagster.yaml", "workspace.yaml"):
         shutil.copy(project / name, home)
     every = {**os.environ, **environment, "DAGSTER_HOME": str(home)}

@@ -24,7 +24,9 @@ _POLL_SECONDS = 0.02
 _TRIES = 4
 # A stage that has something to put down has GRACE_SECONDS; the rest is for a busy machine.
 _SILENT_AFTER_SECONDS = GRACE_SECONDS + 15
-ORCHESTRATOR, STAGE, HELPER = "orchestrator", "stage", "helper"
+ORCHESTRATOR, STAGE, HELPER, LOGGER = "orchestrator", "stage", "helper of a stage", "Dagster's log keeper"
+# Dagster starts four small processes for each asset, which only copy what is printed.
+_WEIGHTS = {ORCHESTRATOR: 4, STAGE: 4, HELPER: 4, LOGGER: 1}
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,13 @@ class Hit:
     seconds: float
 
 
-def draw(seed: int, number: int, seconds: Mapping[str, float], whole_every: int = 10) -> Moment:
+def draw(seed: int, number: int, seconds: Mapping[str, float], whole_every: int = 25) -> Moment:
     """The n-th moment: any second of an undisturbed run is as likely as any other."""
     dice = random.Random(f"{seed} {number}")
     stage = dice.choices(list(seconds), list(seconds.values()))[0]
-    return Moment(stage, dice.random(), dice.random() < 0.5, number % whole_every == 0, f"{seed} {number}")
+    return Moment(
+        stage, dice.random(), dice.random() < 0.5, number % whole_every == whole_every - 1, f"{seed} {number}"
+    )
 
 
 def survive_kill(reference: Reference, folder: Path, moment: Moment, pins: Mapping[str, str]) -> Outcome:
@@ -109,16 +113,22 @@ def _strike(process: subprocess.Popen[bytes], instance: Instance, moment: Moment
         return None
     kinds: dict[str, list[int]] = {}
     for number, words in living.items():
-        kind = ORCHESTRATOR if number == process.pid else STAGE if _CHILD.search(words) else HELPER
-        kinds.setdefault(kind, []).append(number)
+        kinds.setdefault(_name_kind(words, is_first=number == process.pid), []).append(number)
     dice = random.Random(moment.seed)
-    kind = dice.choice(sorted(kinds))
+    kind = dice.choices(sorted(kinds), [_WEIGHTS[kind] for kind in sorted(kinds)])[0]
     victim = dice.choice(sorted(kinds[kind]))
     with suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
-    running = [match[1] for words in living.values() if (match := _CHILD.search(words))]
-    stage = STAGES.get(running[0], running[0]) if running else moment.stage
+    stage = next(iter(_list_running(living)), moment.stage)
     return Hit(kind, living[victim].strip(), stage, seconds)
+
+
+def _name_kind(words: str, *, is_first: bool) -> str:
+    if is_first:
+        return ORCHESTRATOR
+    if _CHILD.search(words):
+        return STAGE
+    return LOGGER if "watch_orphans" in words or words.startswith("tail ") else HELPER
 
 
 def _has_come(instance: Instance, stage: str) -> bool:
@@ -126,4 +136,9 @@ def _has_come(instance: Instance, stage: str) -> bool:
         return True
     if stage == END:
         return bool(re.search(r"evaluation_report \w+: (reused|built)", instance.read_log()))
-    return any(STAGES.get(match[1]) == stage for words in list_processes(instance.home).values() if (match := _CHILD.search(words)))
+    return stage in _list_running(list_processes(instance.home))
+
+
+def _list_running(living: Mapping[int, str]) -> list[str]:
+    """The assets that processes of stages work on; what is none of the graph's goes by its function."""
+    return [STAGES.get(match[1], match[1]) for words in living.values() if (match := _CHILD.search(words))]

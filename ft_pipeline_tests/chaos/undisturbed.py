@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from ft_pipeline.artifact import Manifest
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.publishing.alias import AliasState, alias_folder, read_state
 from ft_pipeline_tests.tiny_model import make_base
@@ -38,8 +37,8 @@ RECIPE: dict[str, Any] = {
     "publishing": {"ollama": "never"},
 }
 _ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
-# What a run makes, by the function that makes it, in this order. What is made of the base alone is there after the first
-# run, and the 16-bit GGUF is gone after each.
+# What a run makes, by the function that makes it, in this order. What is made of the base alone is there after the
+# first run, and the 16-bit GGUF is gone after each.
 STAGES = {
     "parse_sources": "raw_dataset",
     "validate_dataset": "validated_dataset",
