@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ft_pipeline.artifact import FORMAT, MANIFEST, Artifact, ArtifactKey, Manifest, Written, describe, find_faults
-from ft_pipeline.disk_space import require_space
+from ft_pipeline.disk_space import require_space, told_of_disk
 from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
@@ -59,9 +59,13 @@ class ArtifactStore:
         """The artifact of this key: the one that is there, or what `write` puts into the folder that it is given.
 
         Waits while another process builds the same key, and takes its result then.
+
+        Raises:
+            DiskSpaceError: the disk became full.
+            ResourceError: it is read-only.
         """
         tell = self._tell_once(f"waits for another process that builds {key.asset}")
-        with lock_file(self._lock_path(key), tell) as lock:
+        with told_of_disk(), lock_file(self._lock_path(key), tell) as lock:
             self._recover(key.asset, key.fingerprint)
             if found := self._find_whole(key):
                 return found

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_pipeline.artifact import ArtifactKey
@@ -104,7 +103,7 @@ class Run:
             data=tuple((source.set, source.sha256, source.layout) for source in sources),
             base=base,
             generations=self._folder.generations(),
-            began_at=datetime.now(UTC),
+            began_at=self._folder.next_moment(),
             metric_files=find_metric_files(recipe.evaluation, self.root),
             task_files=find_task_files(recipe.evaluation.harness, self.root),
         )
@@ -177,7 +176,7 @@ class Run:
             if found := self._folder.read(run_id):
                 if run_id != self.id:
                     self._continues = run_id
-                    found = found.model_copy(update={"artifacts": (), "began_at": datetime.now(UTC)})
+                    found = found.model_copy(update={"artifacts": (), "began_at": self._folder.next_moment()})
                 self._write(found)
                 return True
         return False

@@ -11,14 +11,15 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ft_pipeline.base_model import BaseModel as Base
+from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.evaluation.request import Opponents, OwnFile
@@ -30,6 +31,7 @@ class RunRecord(BaseModel):
     """What a run began with, and what it has asked for so far.
 
     Attributes:
+        began_at: Later than that of any run before it (`RunFolder.next_moment`).
         data: Set, SHA-256 and layout of every source file.
         generations: How often an artifact was built anew by force, by the fingerprint that it has without that.
         artifacts: Asset and fingerprint of all that the run has built, reused or read.
@@ -90,15 +92,17 @@ class RunFolder:
 
     def write(self, run_id: str, record: RunRecord) -> None:
         """Replace the record of a run at once."""
-        # A recipe may name a URL that carries a key.
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
-        write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))
+        with told_of_disk():
+            # A recipe may name a URL that carries a key.
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))
 
     def hold(self, run_id: str) -> int:
         """Say that this process works for a run, until the descriptor that it returns is closed or the process dies."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = self._open_lock(run_id)
+        with told_of_disk():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = self._open_lock(run_id)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
@@ -128,6 +132,15 @@ class RunFolder:
                 found.append(PastRun(run_id, record, is_live))
         yield from sorted(found, key=lambda run: run.record.began_at, reverse=True)
 
+    def next_moment(self) -> datetime:
+        """When a run that begins now begins: after all that are on record, however the clock was set since."""
+        known = [datetime.now(UTC)]
+        for path in self._folder.glob("*.json"):
+            with suppress(ArtifactError):  # one that does not read is in nobody's way here
+                if path != self._generations and _is_id(path.stem) and (record := self.read(path.stem)):
+                    known.append(record.began_at + timedelta(microseconds=1))
+        return max(known)
+
     def forget(self, run_id: str) -> None:
         """Remove the record of a run that has ended."""
         for suffix in ("json", "lock"):
@@ -149,7 +162,7 @@ class RunFolder:
 
     def settle(self, plain: str, generation: int) -> None:
         """Later runs take this generation of an artifact."""
-        with lock_file(self._folder / ".generations.lock"):
+        with told_of_disk(), lock_file(self._folder / ".generations.lock"):
             known = self.generations()
             known[plain] = max(known.get(plain, 0), generation)
             write_file(self._generations, json.dumps(known, sort_keys=True))

@@ -241,6 +241,9 @@ def _save(request: TrainRequest, training: Training) -> None:
     config = json.loads(config_path.read_text(encoding="utf-8"))
     # PEFT writes the folder that it loaded from; what identifies the base is the recipe's name for it.
     config["base_model_name_or_path"] = request.base_name
+    for name in ("target_modules", "exclude_modules"):  # sets, in an order that is another one in each process
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
     (out_dir / "README.md").unlink(missing_ok=True)
     copy_tokenizer(request.base, out_dir)

@@ -102,7 +102,7 @@ def survive_kill(reference: Reference, folder: Path, moment: Moment, pins: Mappi
 
 def _strike(process: subprocess.Popen[bytes], instance: Instance, moment: Moment, seconds: float) -> Hit | None:
     """Wait for the moment and kill; None if the run was over before."""
-    while not _has_come(instance, moment.stage):
+    while not has_come(instance, moment.stage):
         if process.poll() is not None:
             return None
         time.sleep(_POLL_SECONDS)
@@ -131,7 +131,8 @@ def _name_kind(words: str, *, is_first: bool) -> str:
     return LOGGER if "watch_orphans" in words or words.startswith("tail ") else HELPER
 
 
-def _has_come(instance: Instance, stage: str) -> bool:
+def has_come(instance: Instance, stage: str) -> bool:
+    """Whether a run has come to a stage."""
     if stage == START:
         return True
     if stage == END:

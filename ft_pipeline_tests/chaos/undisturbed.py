@@ -114,9 +114,9 @@ class Instance:
             shutil.copytree(disk, self.disk, symlinks=True, dirs_exist_ok=True)
 
     def start(self, *options: str, name: str = "run") -> subprocess.Popen[bytes]:
-        """`dagster asset materialize` of the whole graph, in a process group of its own."""
-        command = [sys.executable, "-m", "dagster", "asset", "materialize", "--select", "*"]
-        command += ["-m", "ft_pipeline.definitions", *options]
+        """`dagster asset materialize` in a group of its own, of the whole graph if no option says otherwise."""
+        command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "ft_pipeline.definitions"]
+        command += [*([] if "--select" in options else ["--select", "*"]), *options]
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -159,7 +159,7 @@ class Reference:
             stage: An asset, or START or END.
             has_later: What is made after it is there too, as if it had been lost alone: then it is all that is built.
         """
-        shutil.copytree(self.before, target, symlinks=True)
+        shutil.copytree(self.before, target, symlinks=True, dirs_exist_ok=True)
         order = [START, *STAGES.values(), END]
         for place, asset in enumerate(order[1:-1], start=1):
             at = order.index(stage)
