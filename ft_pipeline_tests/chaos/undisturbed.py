@@ -49,7 +49,8 @@ STAGES = {
     "evaluate": "evaluation_report",
 }
 START, END = "start", "end"
-# Files that say when or how fast something was done; every other byte must be that of an undisturbed run.
+# Files that say when or how fast something was done; every other byte must be that of an undisturbed run. What the
+# evaluation found is among these: the answers and their scores are in predictions.parquet.
 _OF_THE_CLOCK = ("report.html", "report.json", "report.md", "history.json", ".png")
 
 
@@ -228,13 +229,4 @@ def list_results(store: ArtifactStore) -> dict[str, dict[str, str]]:
         found[f"{artifact.manifest.asset}/{artifact.manifest.fingerprint}"] = {
             name: record.sha256 for name, record in files if not name.endswith(_OF_THE_CLOCK) and "tfevents" not in name
         }
-    return found
-
-
-def read_scores(store: ArtifactStore) -> dict[str, Any]:
-    """What the reports found, speeds left aside."""
-    found = {}
-    for artifact in store.list_artifacts():
-        if artifact.manifest.asset == "evaluation_report":
-            found[artifact.manifest.fingerprint] = json.loads((artifact.path / "report.json").read_bytes())
     return found
