@@ -73,15 +73,16 @@ class Log:
 @click.option("--kills", default=50, help="How many processes are killed.")
 @click.option("--seed", default=20261127, help="Of the moments and of the processes.")
 @click.option("--at-once", default=1, help="Events that go on at the same time, each on a store of its own.")
-def main(out: Path, work: Path, kills: int, seed: int, at_once: int) -> None:
+@click.option("--no-more", is_flag=True, help="Only write the results of what was played so far.")
+def main(out: Path, work: Path, kills: int, seed: int, at_once: int, *, no_more: bool) -> None:
     """Play all events that were not played yet, and write the results."""
     work.mkdir(parents=True, exist_ok=True)
     # Every process imports the same libraries: their bytecode is kept, whatever the environment says.
     pins = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(work.absolute() / "bytecode")}
     reference = make_reference(work.absolute() / "reference", pins)
     log = Log(work / "events.jsonl")
-    done = {record["name"] for record in log.records}
-    todo = [event for event in list_events(reference, kills, seed, pins) if event.name not in done]
+    events, done = list_events(reference, kills, seed, pins), {record["name"] for record in log.records}
+    todo = [] if no_more else [event for event in events if event.name not in done]
     with ThreadPoolExecutor(at_once) as pool:
         for _ in pool.map(partial(_play, work.absolute() / "events", log), todo):
             pass
@@ -90,6 +91,7 @@ def main(out: Path, work: Path, kills: int, seed: int, at_once: int) -> None:
         "seed": seed,
         "at_once": at_once,
         "undisturbed_seconds": {name: round(seconds, 1) for name, seconds in reference.seconds.items()},
+        "planned": len(events),
         "events": log.records,
     }
     write_results(out, "chaos", found, to_markdown(found))
@@ -181,6 +183,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         "",
         f"{machine['cores']} cores, {machine['architecture']}; seed {found['seed']}; {hours:.1f} hours of events, "
         f"{found['at_once']} at once; a run takes {undisturbed:.0f} s undisturbed.",
+        *_say_missing(found["planned"] - len(events)),
         "",
         *_tabulate(events),
         "",
@@ -196,6 +199,10 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _say_missing(count: int) -> list[str]:
+    return ["", f"Cut off: {count} planned events were not played."] if count else []
 
 
 def _say(event: Mapping[str, Any]) -> str:
