@@ -32,7 +32,7 @@ from ft_pipeline.artifact import (
     read_manifest,
     read_trace,
 )
-from ft_pipeline.disk_space import require_space
+from ft_pipeline.disk_space import require_space, told_of_disk
 from ft_pipeline.durable import sync, sync_tree, write_file
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
@@ -62,17 +62,23 @@ class ArtifactStore:
         self.root = root
         self._tell = tell
         self._verified = set() if verified is None else verified
+        self._building: dict[str, int] = {}
 
     def build(self, key: ArtifactKey, write: Callable[[Path], Written]) -> Artifact:
         """The artifact of this key: the one that is there, or what `write` puts into the folder that it is given.
 
         Waits while another process builds the same key, and takes its result then.
+
+        Raises:
+            DiskSpaceError: the disk became full.
+            ResourceError: it is read-only.
         """
-        with lock_file(self._lock_path(key), self._tell_once(f"waits for another process that builds {key.asset}")):
+        tell = self._tell_once(f"waits for another process that builds {key.asset}")
+        with told_of_disk(), lock_file(self._lock_path(key), tell) as lock:
             self._recover(key.asset, key.fingerprint)
             if found := self._find_whole(key):
                 return found
-            with self._draft(key) as draft:
+            with self._held(key, lock), self._draft(key) as draft:
                 started = time.perf_counter()
                 written = write(draft)
                 manifest = describe(key, draft, written, time.perf_counter() - started)
@@ -82,6 +88,13 @@ class ArtifactStore:
         built = self.load(key.asset, key.fingerprint)
         self._verified.add(_identity(built))  # its bytes were hashed a moment ago
         return replace(built, reused=False)
+
+    def lock_of(self, key: ArtifactKey) -> int:
+        """The open lock of a key that is being built: who writes for it in another process inherits this.
+
+        The builder may be killed before that process has ended, and until then nobody else shall build the key.
+        """
+        return self._building[key.fingerprint]
 
     def require(self, key: ArtifactKey) -> Artifact:
         """The artifact of this key, verified.
@@ -253,6 +266,14 @@ class ArtifactStore:
     @staticmethod
     def _sibling(path: Path, kind: str) -> Path:
         return path.with_name(f".{path.name}.{kind}-{secrets.token_hex(4)}")
+
+    @contextmanager
+    def _held(self, key: ArtifactKey, lock: int) -> Iterator[None]:
+        self._building[key.fingerprint] = lock
+        try:
+            yield
+        finally:
+            del self._building[key.fingerprint]
 
     @contextmanager
     def _draft(self, key: ArtifactKey) -> Iterator[Path]:

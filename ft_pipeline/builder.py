@@ -103,7 +103,13 @@ class ArtifactBuilder:
         """
 
         def write(draft: Path) -> Written:
-            result = run_stage(function, request(draft), reporter=self.reporter, log_path=self.store.log_path(key))
+            result = run_stage(
+                function,
+                request(draft),
+                reporter=self.reporter,
+                log_path=self.store.log_path(key),
+                lock=self.store.lock_of(key),
+            )
             _ = self.base  # one that changed while the stage read it must not go into an artifact
             return Written(result.summary, result.peak_rss_bytes)
 

@@ -36,11 +36,14 @@ def wait_for_lock(descriptor: int, on_wait: Callable[[float], None] | None = Non
 
 
 @contextmanager
-def lock_file(path: Path, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
-    """Hold the exclusive lock of a file, which is made if it is missing and stays afterwards."""
+def lock_file(path: Path, on_wait: Callable[[float], None] | None = None) -> Iterator[int]:
+    """Hold the exclusive lock of a file, which is made if it is missing and stays afterwards.
+
+    Gives the open file: a process that inherits it holds the lock too, until it has ended.
+    """
     with _open(path) as descriptor:
         wait_for_lock(descriptor, on_wait)
-        yield
+        yield descriptor
 
 
 @contextmanager

@@ -24,7 +24,7 @@ CODE_VERSIONS = {
     "validated_dataset": "4",
     "data_report": "1",
     "export_check": "3",
-    "trained_adapter": "4",
+    "trained_adapter": "5",
     "merged_model": "2",
     "f16_gguf": "2",
     "gguf_model": "3",

@@ -122,7 +122,7 @@ class Run:
             data=tuple((source.set, source.sha256, source.layout) for source in sources),
             base=base,
             generations=self._folder.generations(),
-            began_at=datetime.now(UTC),
+            began_at=self._folder.next_moment(),
             metric_files=find_metric_files(recipe.evaluation, self.root),
             task_files=find_task_files(recipe.evaluation.harness, self.root),
             older=self._find_older(recipe, content),
@@ -195,6 +195,11 @@ class Run:
     def _exists(self, asset: str, fingerprint: str) -> bool:
         return (self.store_root / asset / fingerprint).is_dir()
 
+    def hold(self) -> None:
+        """Say that this process works for the run, until it closes it or dies."""
+        if self._ids and self._lock is None:
+            self._lock = self._folder.hold(self.id)
+
     def close(self) -> None:
         """This process has no more to do for the run."""
         if self._lock is not None:
@@ -214,14 +219,13 @@ class Run:
             if found := self._folder.read(run_id):
                 if run_id != self.id:
                     self._continues = run_id
-                    found = found.model_copy(update={"artifacts": (), "began_at": datetime.now(UTC)})
+                    found = found.model_copy(update={"artifacts": (), "began_at": self._folder.next_moment()})
                 self._write(found)
                 return True
         return False
 
     def _write(self, record: RunRecord) -> None:
         if self._ids:
-            if self._lock is None:
-                self._lock = self._folder.hold(self.id)
+            self.hold()
             self._folder.write(self.id, record)
         self._written = record

@@ -13,15 +13,16 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidatorFunctionWrapHandler, field_validator
 
 from ft_pipeline.base_model import BaseModel as Base
+from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError, NewerFormat
 from ft_pipeline.evaluation.request import Opponents, OwnFile
@@ -64,6 +65,7 @@ class RunRecord(BaseModel):
 
     Attributes:
         format: Of the file.
+        began_at: Later than that of any run before it (`RunFolder.next_moment`).
         data: Set, SHA-256 and layout of every source file.
         older: Fingerprint of the validated data set that was trained on before this one, where the recipe trains on a
             share of its rows only.
@@ -147,17 +149,23 @@ class RunFolder:
 
     def write(self, run_id: str, record: RunRecord) -> None:
         """Replace the record of a run at once."""
-        # A recipe may name a URL that carries a key.
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._folder.chmod(0o700)
-        write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))
+        with told_of_disk():
+            # A recipe may name a URL that carries a key.
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))
 
     def hold(self, run_id: str) -> int:
         """Say that this process works for a run, until the descriptor that it returns is closed or the process dies."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = self._open_lock(run_id)
+        with told_of_disk():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = self._open_lock(run_id)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
+
+    def is_left(self, run_id: str) -> bool:
+        """Whether processes have worked for a run on this store, and none of them lives."""
+        return self._path(run_id, "lock").exists() and not self._is_live(run_id)
 
     def list_runs(self) -> Iterator[PastRun]:
         """All runs on record, newest first.
@@ -190,12 +198,21 @@ class RunFolder:
             if _is_id(path.stem) and self._is_live(path.stem) and (record := self.read(path.stem)):
                 yield path.stem, record
 
+    def next_moment(self) -> datetime:
+        """When a run that begins now begins: after all that are on record, however the clock was set since."""
+        known = [datetime.now(UTC)]
+        for path in self._folder.glob("*.json"):
+            with suppress(ArtifactError):  # one that does not read is in nobody's way here
+                if path != self._generations and _is_id(path.stem) and (record := self._read(path.stem, RunOutline)):
+                    known.append(record.began_at + timedelta(microseconds=1))
+        return max(known)
+
     def forget(self, run_id: str) -> None:
         """Remove the record of a run that has ended."""
         for suffix in ("json", "lock"):
             self._path(run_id, suffix).unlink(missing_ok=True)
 
-    def guard(self) -> AbstractContextManager[None]:
+    def guard(self) -> AbstractContextManager[int]:
         """Held by who writes down what a run needs, and by who removes what no run needs."""
         return lock_file(self._folder / ".retention.lock")
 
@@ -210,7 +227,7 @@ class RunFolder:
 
     def settle(self, plain: str, generation: int) -> None:
         """Later runs take this generation of an artifact."""
-        with lock_file(self._folder / ".generations.lock"):
+        with told_of_disk(), lock_file(self._folder / ".generations.lock"):
             known = self.generations()
             known[plain] = max(known.get(plain, 0), generation)
             write_file(self._generations, _Generations(generations=dict(sorted(known.items()))).model_dump_json())

@@ -73,12 +73,7 @@ class DagsterServer:
 
     def list_processes(self) -> dict[int, str]:
         """Command lines of all living processes of this instance by id; its runs' and their stages' are among them."""
-        mark, found = f"DAGSTER_HOME={self.home}".encode(), {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has ended meanwhile, or is another user's
-                if mark in (folder / "environ").read_bytes().split(b"\0"):  # a zombie has none
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
+        return list_processes(self.home)
 
     def list_processes_of(self, run_id: str) -> dict[int, str]:
         """The same of one run that is going on: its own process and all that come from it."""
@@ -92,6 +87,16 @@ class DagsterServer:
             before = len(family)
             family |= {process for process, parent in parents.items() if parent in family}
         return {process: words for process, words in every.items() if process in family}
+
+
+def list_processes(home: Path) -> dict[int, str]:
+    """Command lines by id of all living processes whose DAGSTER_HOME this is."""
+    mark, found = f"DAGSTER_HOME={home}".encode(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile, or is another user's
+            if mark in (folder / "environ").read_bytes().split(b"\0"):  # a zombie has none
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
 
 
 def wait_until(holds: Callable[[], Any], seconds: float, what: Callable[[], Any]) -> float:
@@ -114,8 +119,11 @@ def wait_until(holds: Callable[[], Any], seconds: float, what: Callable[[], Any]
 def serve(
     home: Path, project: Path, environment: Mapping[str, str], config: str = "dagster.yaml"
 ) -> Iterator[DagsterServer]:
-    """Start the project's definitions in a fresh instance on a free port of 127.0.0.1, and end all of it afterwards."""
-    home.mkdir()
+    """Start the project's definitions on a free port of 127.0.0.1, and end all of it afterwards.
+
+    The instance is a fresh one, or that of an earlier server on the same home.
+    """
+    home.mkdir(exist_ok=True)
     shutil.copy(project / config, home / "dagster.yaml")
     shutil.copy(project / "workspace.yaml", home)
     every = {**os.environ, **environment, "DAGSTER_HOME": str(home)}

@@ -22,7 +22,7 @@ from ft_pipeline.processes.launcher import run_stage
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.summary import Summary
 
-_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def build_on_small_disk(store: Path, kilobytes: int, stage: str, request: BaseModel) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def build_on_small_disk(store: Path, kilobytes: int, stage: str, request: BaseMo
     inside = [sys.executable, "-m", __name__, str(store), stage, model, request.model_dump_json()]
     mount = f'mount -t tmpfs -o size={kilobytes}k none "$1" && shift && exec "$@"'
     done = subprocess.run(
-        [*_NAMESPACE, "sh", "-c", mount, "sh", str(store), *inside],
+        [*NAMESPACE, "sh", "-c", mount, "sh", str(store), *inside],
         capture_output=True,
         text=True,
         check=True,
@@ -50,7 +50,7 @@ def build_on_small_disk(store: Path, kilobytes: int, stage: str, request: BaseMo
 
 def can_mount() -> bool:
     """Whether this machine lets a user have namespaces."""
-    command = [*_NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"]
+    command = [*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,16 @@ def test_a_run_is_live_until_its_process_lets_go(project_of_user: Project) -> No
 def test_the_id_of_a_run_cannot_leave_the_folder(project_of_user: Project) -> None:
     with pytest.raises(ArtifactError, match="letters, digits and dashes"):
         project_of_user.run("../up").pin()
+
+
+def test_a_run_comes_after_all_before_it_however_the_clock_was_set(project_of_user: Project) -> None:
+    project_of_user.run("one").pin()
+    folder = RunFolder(project_of_user.root / "store")
+    record = folder.read("one")
+    assert record
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    folder.write("one", record.model_copy(update={"began_at": tomorrow}))
+    (project_of_user.root / "store/_runs/damaged.json").write_text("{")
+    project_of_user.run("two").pin()
+    project_of_user.run("three", "one").base  # noqa: B018
+    assert [run.id for run in folder.list_runs()] == ["three", "two", "one"]

@@ -1,5 +1,6 @@
 """What a run is given. A field that is set in run config wins over the environment."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,24 @@ class PipelineResource(dg.ConfigurableResource):
     )
 
     _run: Run | None = PrivateAttr(default=None)
+    _has_told: bool = PrivateAttr(default=False)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """From the start of the run it can be seen in the store that its process lives."""
+        if context.run and context.instance:
+            self._run = self._make_run(_find_ids(context.run, context.instance))
+            self._run.hold()
 
     def open(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Pipeline:
         """The pipeline of this run; a run that retries another one goes on with what that one began with."""
         if self._run is None:
-            root = environment.project_root()
-            store = root / self.artifacts if self.artifacts else environment.artifacts_folder()
-            self._run = Run(lambda: self._load(root), root, store, _find_ids(context), self.data)
-            if self._run.continues:
-                context.log.info(
-                    f"goes on with the recipe, the data and the base that run {self._run.continues} began with; what "
-                    "was edited since then belongs to a new run"
-                )
+            self._run = self._make_run(_find_ids(context.run, context.instance))
+        if self._run.continues and not self._has_told:
+            self._has_told = True
+            context.log.info(
+                f"goes on with the recipe, the data and the base that run {self._run.continues} began with; what "
+                "was edited since then belongs to a new run"
+            )
         return Pipeline(self._run, LogReporter(context.log), force=self.force)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
@@ -53,17 +60,32 @@ class PipelineResource(dg.ConfigurableResource):
         if self._run is not None:
             self._run.close()
 
+    def _make_run(self, ids: list[str]) -> Run:
+        root = environment.project_root()
+        return Run(lambda: self._load(root), root, _find_store(self.artifacts), ids, self.data)
+
     def _load(self, root: Path) -> Recipe:
         return load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides)
 
 
-def _find_ids(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[str]:
+def find_store_of(run: dg.DagsterRun) -> Path:
+    """The folder of the store that a run works on."""
+    config: Any = run.run_config
+    for name in ("resources", "pipeline", "config", "artifacts"):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return _find_store(config if isinstance(config, str) else "")
+
+
+def _find_store(artifacts: str) -> Path:
+    return environment.project_root() / artifacts if artifacts else environment.artifacts_folder()
+
+
+def _find_ids(run: dg.DagsterRun | None, instance: dg.DagsterInstance) -> list[str]:
     """The run and those that it re-executes, nearest first."""
-    run: dg.DagsterRun | None = context.run
     ids = []
     while run and run.run_id not in ids:
         ids.append(run.run_id)
-        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+        run = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     return ids
 
 

@@ -12,8 +12,8 @@ _ATTEMPT_TAG, _REASON_TAG = "ft_pipeline/attempt", "ft_pipeline/reason"
 _STATES: dict[dg.DagsterRunStatus, RunState] = {
     dg.DagsterRunStatus.NOT_STARTED: "unlaunched",
     dg.DagsterRunStatus.SUCCESS: "succeeded",
-    dg.DagsterRunStatus.FAILURE: "failed",
 }
+_BROKEN_OFF = {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 
 def tags_of(recipe: str, due: Due) -> dict[str, str]:
@@ -37,8 +37,8 @@ def list_started(instance: dg.DagsterInstance, recipe: str) -> list[StartedRun]:
 
 
 def _find_state(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunState:
-    if run.status is dg.DagsterRunStatus.CANCELED:
-        # Without a person's word before it, the machine or the daemon has ended it.
+    if run.status in _BROKEN_OFF:
+        # Without a person's word before it, the run, the machine or the daemon has ended it.
         asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
         return "cancelled" if asked else "failed"
     return _STATES.get(run.status, "going")

@@ -6,6 +6,7 @@ tool all tokens of a row count, not only those that are learned.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ft_pipeline.finetuning.schedule import Rows
 from ft_pipeline.finetuning.step_runner import Batches, StepRunner
 
 IMPORTANCE_FILE = "importance.safetensors"
+# The entry of its header that says over how much.
+MEASURED = "measured"
 # What PEFT puts around a module that it adapts or trains whole, and what lies there beside that module.
 _WRAPPER = re.compile(r"\.base_layer|\.modules_to_save\.default")
 _BESIDE = re.compile(r"\.lora_|\.original_module")
@@ -84,8 +87,9 @@ def write_importance(folder: Path, importance: Importance) -> None:
     """Write it beside the adapter."""
     from safetensors.numpy import save_file
 
-    metadata = {"tokens": str(importance.tokens), "rows": str(importance.rows)}
-    save_file(dict(importance.values), folder / IMPORTANCE_FILE, metadata=metadata)
+    # One entry: safetensors writes several in an order that is another one each time.
+    measured = json.dumps({"tokens": importance.tokens, "rows": importance.rows})
+    save_file(dict(importance.values), folder / IMPORTANCE_FILE, metadata={MEASURED: measured})
 
 
 def choose_rows(lengths: Sequence[int] | npt.NDArray[np.int64], tokens: int) -> Rows:

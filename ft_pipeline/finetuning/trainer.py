@@ -239,15 +239,22 @@ def _measure_importance(training: Training, request: TrainRequest, reporter: Rep
 def _save(request: TrainRequest, training: Training) -> None:
     out_dir = request.out_dir
     training.model.save_pretrained(str(out_dir), safe_serialization=True)
-    config_path = out_dir / "adapter_config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    # PEFT writes the folder that it loaded from; what identifies the base is the recipe's name for it.
-    config["base_model_name_or_path"] = request.base_name
-    config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    _settle_config(out_dir / "adapter_config.json", request.base_name)
     (out_dir / "README.md").unlink(missing_ok=True)
     copy_tokenizer(request.base, out_dir)
     shutil.copytree(request.checkpoints / TENSORBOARD_DIR, out_dir / TENSORBOARD_DIR, dirs_exist_ok=True)
     (out_dir / HISTORY_FILE).write_text(json.dumps(training.watch.curves.as_history()), encoding="utf-8")
+
+
+def _settle_config(path: Path, base_name: str) -> None:
+    """Take out of PEFT's file what is another one on each machine and in each process."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # The folder that it loaded from; what identifies the base is the recipe's name for it.
+    config["base_model_name_or_path"] = base_name
+    for name in ("target_modules", "exclude_modules"):  # sets, whose order follows Python's random hashes
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _find_base_dtype(model: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -15,10 +14,13 @@ import traceback
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
-from ft_pipeline.errors import DiskSpaceError, PipelineError, StageCancelled
+from ft_pipeline.disk_space import explain_disk
+from ft_pipeline.errors import PipelineError, StageCancelled
 
 # A stage that was asked to stop gets this long to put down what it holds; then the whole group is killed.
 GRACE_SECONDS = 30.0
+# One that holds nothing, and whose parent is gone: it is in the middle of a library's code.
+_NOTHING_HELD_SECONDS = 2.0
 # Progress is for people: more of it than this only fills the event log.
 _PROGRESS_SECONDS = 2.0
 
@@ -77,10 +79,10 @@ def main(function_name: str, request_name: str, event_descriptor: int) -> int:
     except PipelineError as err:
         events.send("error", type=type(err).__name__, message=str(err))
     except OSError as err:
-        if err.errno not in (errno.ENOSPC, errno.EDQUOT):
-            _send_crash(events, err)
+        if told := explain_disk(err):
+            events.send("error", type=type(told).__name__, message=str(told))
         else:
-            events.send("error", type=DiskSpaceError.__name__, message=_describe_full_disk(err))
+            _send_crash(events, err)
     except Exception as err:  # noqa: BLE001 - the boundary of the process: everything becomes an event
         _send_crash(events, err)
     else:
@@ -93,14 +95,6 @@ def main(function_name: str, request_name: str, event_descriptor: int) -> int:
 
 def _send_crash(events: EventReporter, err: Exception) -> None:
     events.send("crash", message=f"{type(err).__name__}: {err}", traceback=traceback.format_exc())
-
-
-def _describe_full_disk(err: OSError) -> str:
-    place = f" while {err.filename} was written" if err.filename else ""
-    return (
-        f"the disk must hold what a stage writes; it became full{place} ({err.strerror}). What was half written is "
-        "removed. Free some space, or set FT_PIPELINE_ARTIFACTS to another disk, and run again."
-    )
 
 
 def _find(name: str) -> Any:
@@ -123,8 +117,9 @@ def _watch_parent() -> None:
     # Not sys.stdin.read: a thread inside it when the interpreter ends is a fatal error.
     while os.read(0, 1 << 16):
         pass
+    holds_nothing = signal.getsignal(signal.SIGTERM) is _cancel  # who has something to put down takes the signal itself
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_SECONDS)
+    time.sleep(_NOTHING_HELD_SECONDS if holds_nothing else GRACE_SECONDS)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -41,6 +41,7 @@ def run_stage(
     *,
     reporter: Reporter,
     log_path: Path,
+    lock: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> StageResult:
     """Run a stage in a child process and wait for it.
@@ -53,6 +54,8 @@ def run_stage(
         request: What the function is given; sent as JSON.
         reporter: Where the child's words and figures go.
         log_path: File for what the child's libraries print.
+        lock: An open file whose lock the child holds too: it stays locked until the child has ended, should this
+            process be killed before.
         environment: Variables set for the child on top of this process's.
 
     Raises:
@@ -70,7 +73,7 @@ def run_stage(
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(write_end,),
+                pass_fds=(write_end,) if lock is None else (write_end, lock),
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )

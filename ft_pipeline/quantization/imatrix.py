@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ft_pipeline.errors import ConversionError, CorruptArtifact
-from ft_pipeline.finetuning.importance import IMPORTANCE_FILE, Importance
+from ft_pipeline.finetuning.importance import IMPORTANCE_FILE, MEASURED, Importance
 
 Values = Mapping[str, npt.NDArray[np.float32]]
 _HEAD = "lm_head.weight"
@@ -34,12 +35,9 @@ def read_importance(folder: Path) -> Importance | None:
         return None
     try:
         with safe_open(path, "numpy") as file:
-            said = file.metadata()
-            return Importance(
-                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118 - it is no mapping
-                int(said["tokens"]),
-                int(said["rows"]),
-            )
+            measured = json.loads(file.metadata()[MEASURED])
+            values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return Importance(values, measured["tokens"], measured["rows"])
     except SafetensorError as err:
         raise CorruptArtifact(f"{path} must be whole, is not ({err}). Train again.") from err
 

@@ -211,6 +211,15 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert found.values["lm_head.weight"].tolist() == [0, 1, 2]
 
 
+def test_the_same_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+    wanted = Importance({"lm_head.weight": np.arange(3, dtype=np.float32)}, tokens=12, rows=2)
+    written = set()
+    for _ in range(20):
+        write_importance(tmp_path, wanted)
+        written.add((tmp_path / "importance.safetensors").read_bytes())
+    assert len(written) == 1
+
+
 def _train(folder: Path, base: Path, device: str, **settings: Any) -> tuple[Importance, dict[str, Any]]:
     """What a whole training has measured, and the merged model's mean squares on the same rows."""
     from peft import PeftModel

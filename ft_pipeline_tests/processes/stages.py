@@ -47,6 +47,10 @@ def play(request: PlayRequest, reporter: Reporter) -> Summary:
             os._exit(0)
         case "wait":
             _wait(request.path)
+        case "put down slowly":
+            _put_down_slowly(request.path)
+        case "be deaf":
+            _be_deaf(request.path)
     return Summary()
 
 
@@ -59,3 +63,21 @@ def _wait(path: Path) -> None:
     except BaseException:
         path.with_suffix(".checkpoint").touch()
         raise
+
+
+def _put_down_slowly(path: Path) -> None:
+    """Take the signal to stop ourselves, as training does, and need a while then."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+    path.write_text(str(os.getpid()))
+    while not asked:
+        time.sleep(0.05)
+    time.sleep(3)
+    path.with_suffix(".checkpoint").touch()
+
+
+def _be_deaf(path: Path) -> None:
+    """Hear no signal, as in a long call of a library that does not come back to Python."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    path.write_text(str(os.getpid()))
+    time.sleep(60)

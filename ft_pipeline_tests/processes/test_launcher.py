@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 
 from ft_pipeline.errors import DatasetError, StageProcessError
+from ft_pipeline.file_lock import lock_file
+from ft_pipeline.processes.child import GRACE_SECONDS
 from ft_pipeline.processes.launcher import StageResult, run_stage
 from ft_pipeline_tests.processes.stages import PlayRequest
 
 _PARENT = """
 import sys
 from pathlib import Path
+from ft_pipeline.file_lock import lock_file
 from ft_pipeline_tests.processes.test_launcher import run_play
-run_play(sys.argv[1], Path(sys.argv[2]))
+folder = Path(sys.argv[2])
+with lock_file(folder / "lock") as lock:
+    run_play(sys.argv[1], folder, lock=lock)
 """
 
 
@@ -39,11 +44,14 @@ class Ear:
         self.heard.append((done, total, figures))
 
 
-def run_play(act: str, folder: Path, ear: Ear | None = None) -> StageResult:
+def run_play(act: str, folder: Path, ear: Ear | None = None, lock: int | None = None) -> StageResult:
     """Run the test stage in a child process."""
-    request = PlayRequest(act=act, path=folder / "pids")
     return run_stage(
-        "ft_pipeline_tests.processes.stages:play", request, reporter=ear or Ear(), log_path=folder / "stage.log"
+        "ft_pipeline_tests.processes.stages:play",
+        PlayRequest(act=act, path=folder / "pids"),
+        reporter=ear or Ear(),
+        log_path=folder / "stage.log",
+        lock=lock,
     )
 
 
@@ -125,9 +133,29 @@ def test_an_interrupt_reaches_the_whole_group_which_can_put_down_what_it_holds(t
 
 
 def test_a_stage_whose_parent_was_killed_ends(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", _PARENT, "wait", str(tmp_path)])
-    stage, _ = _read_pids(tmp_path)
-    parent.kill()
-    parent.wait()
+    stage = _kill_parent("wait", tmp_path)
     assert _wait_until(lambda: _is_gone(stage))
     assert (tmp_path / "pids.checkpoint").exists()
+
+
+def _kill_parent(act: str, folder: Path) -> int:
+    """Kill the parent of a stage that plays; the stage."""
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, act, str(folder)])
+    stage, *_ = _read_pids(folder)
+    parent.kill()
+    parent.wait()
+    return stage
+
+
+def test_what_a_killed_parent_had_locked_stays_so_until_its_stage_has_ended(tmp_path: Path) -> None:
+    stage = _kill_parent("put down slowly", tmp_path)
+    waited_for: list[bool] = []
+    with lock_file(tmp_path / "lock", lambda _: waited_for.append(_is_gone(stage))):
+        assert (tmp_path / "pids.checkpoint").exists(), "whoever comes next finds what the stage has put down"
+    assert waited_for
+    assert _wait_until(lambda: _is_gone(stage))
+
+
+def test_a_stage_in_the_middle_of_a_library_does_not_outlive_its_parent_for_long(tmp_path: Path) -> None:
+    stage = _kill_parent("be deaf", tmp_path)
+    assert _wait_until(lambda: _is_gone(stage), GRACE_SECONDS / 2)

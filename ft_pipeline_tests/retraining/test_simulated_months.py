@@ -46,7 +46,8 @@ def world(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> I
         found = World(instance, recipe, root, root / "data/artifacts", folder, random.Random(1), started)
         monkeypatch.setattr(automation, "now", lambda: found.now)
         clock = type("clock", (datetime,), {"now": classmethod(lambda _cls, _zone: found.now)})
-        monkeypatch.setattr("ft_pipeline.run.datetime", clock)
+        for module in ("run", "run_record"):
+            monkeypatch.setattr(f"ft_pipeline.{module}.datetime", clock)
         monkeypatch.setattr(arrivals, "changed_at", lambda path: folder.changed[path])
         yield found
 
