@@ -103,6 +103,7 @@ def clone(root: Path, base: Path) -> None:
     for path in [*root.glob("*"), *(root / "scripts").glob("*")]:
         os.utime(path, (0, 0))
     (root / ".venv").symlink_to(PROJECT / ".venv")
+    (root / ".git/info/exclude").write_text(".venv\n")  # which is a folder elsewhere, and ignored as one
     make = need_program("make", install="apt-get install make")
     assert subprocess.run([make, "--question", ".venv/.ready"], cwd=root, check=False).returncode == 0
 
