@@ -51,7 +51,7 @@ class DagsterPage:
         self.page.get_by_role("button").filter(has=self.page.get_by_role("img", name="arrow_drop_down")).first.click()
         self.page.get_by_role("menuitem", name="Open launchpad").click()
         launchpad = self.page.get_by_role("dialog").filter(has_text="Launchpad (configure")
-        expect(launchpad).to_contain_text("No errors", timeout=_PATIENCE_SECONDS * 1000)
+        expect(launchpad).to_contain_text("No errors")
         return launchpad
 
     def launch_with(self, overrides: Mapping[str, Any]) -> str:
@@ -157,6 +157,7 @@ class DagsterPage:
 def start_browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window."""
     chromium = need_program("chromium", install="apt-get install chromium")
+    expect.set_options(timeout=_PATIENCE_SECONDS * 1000)
     with sync_playwright() as playwright:
         # Its sandbox does not work for root.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
