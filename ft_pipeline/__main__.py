@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
+from pathlib import Path
 from typing import cast
 
 import click
@@ -42,7 +44,8 @@ def doctor() -> None:
 
 
 @main.command()
-def report() -> None:
+@click.option("--copy-to", type=click.Path(path_type=Path), help="A folder that gets a copy: HTML, Markdown, JSON.")
+def report(copy_to: Path | None) -> None:
     """Say where the recipe's evaluation report is, and what it found."""
     root = environment.project_root()
     run = Run(lambda: load_recipe(find_recipe(environment.recipe_name(), root)), root, environment.artifacts_folder())
@@ -51,6 +54,10 @@ def report() -> None:
     for row in artifact.manifest.summary.tables["gate"]:
         click.echo(f"  {'kept  ' if row['passed'] else 'broken'}  {row['rule']}: {row['detail']}")
     click.echo(f"report: {artifact.path / artifact.manifest.summary.files['report']}")
+    if copy_to:
+        copy_to.mkdir(parents=True, exist_ok=True)
+        for file in artifact.path.glob("report.*"):
+            shutil.copy2(file, copy_to)
 
 
 @main.command()

@@ -41,6 +41,8 @@ class Contest:
             gpu: How the device may be used; it is held only if llama.cpp uses one.
         """
         builder, recipe = self._builder, self._builder.recipe
+        # The nearest first: the command that an error names then makes the others too.
+        builder.require_gguf()
         validated = builder.require_validated()
         adapter = builder.require(builder.lineage.trained_adapter)
         harness_folder = find_task_folder(recipe.evaluation.harness, builder.run.root)

@@ -89,8 +89,9 @@ class Export:
     def gguf_model(self) -> Artifact:
         """The merged model in every quantization type of the recipe, checked as llama.cpp reads it."""
         builder, lineage, name = self._builder, self._builder.lineage, self._builder.recipe.name
-        validated, merged = builder.require_validated(), builder.require(lineage.merged_model)
-        adapter = builder.require(lineage.trained_adapter)
+        # The nearest first: the command that an error names then makes the others too.
+        merged, adapter = builder.require(lineage.merged_model), builder.require(lineage.trained_adapter)
+        validated = builder.require_validated()
         provenance = self._describe(adapter, validated)
         return self._quantize(
             lineage.gguf_model,

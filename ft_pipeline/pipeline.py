@@ -152,8 +152,8 @@ class Pipeline:
         """Make the challenger the champion if its report lets it through, then apply the retention rule."""
         # Not who is champion now, who may be another one since the report was made: the publisher judges that.
         opponents = self._run.opponents or self._find_opponents()
-        challenger = self._builder.require_gguf()
         report = self._builder.require(self._contest.find_key(opponents))
+        challenger = self._builder.require_gguf()
         figures, checks = report.manifest.summary.figures, report.manifest.summary.checks
         judgement = Judgement(report.manifest.fingerprint, opponents, _find_score(report), bool(figures["is_best"]))
         if not all(check.passed for check in checks if check.name in (GATE, BETTER)):

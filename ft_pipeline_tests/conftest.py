@@ -16,6 +16,11 @@ settings.load_profile("project")
 PROJECT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The pictures of the docs are taken by a test (docs/ui.md)."""
+    parser.addoption("--screenshots", metavar="FOLDER", help="where the demo's pictures of Dagster's page go")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, or it would run alone at the end while the other processes have nothing to do."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

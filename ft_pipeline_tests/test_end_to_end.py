@@ -19,6 +19,7 @@ from ft_pipeline.artifact import Artifact
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.publishing.alias import alias_folder, read_champion, read_state
 from ft_pipeline.publishing.folder import find_faults, read_sums
+from ft_pipeline_tests.ci_run import materialize
 
 pytestmark = pytest.mark.slow
 # What no model reaches.
@@ -53,18 +54,7 @@ class Instance:
     ) -> subprocess.CompletedProcess[str]:
         """Run `dagster asset materialize` as a user in CI does."""
         chosen = {"publishing.ollama": "never", **(overrides or {})}
-        config = {"resources": {"pipeline": {"config": {"overrides": chosen}}}}
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", selection),
-                *("-m", "ft_pipeline.definitions", "--config-json", json.dumps(config)),
-            ],
-            cwd=self.project,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return materialize(selection, cwd=self.project, environment=self.environment, overrides=chosen)
 
     def tell(self, *words: str) -> None:
         """Run a command of `python -m ft_pipeline`."""
@@ -159,7 +149,7 @@ def test_on_another_machine_a_restored_backup_is_whole_published_and_reused(demo
 def test_a_gate_that_is_not_passed_fails_the_run_and_keeps_the_champion(demo: Instance) -> None:
     before = read_champion(alias_folder(demo.store.root), "demo")
     done = demo.materialize("evaluation_report,published_model", {**SHORT, "evaluation.gate.rules": RULES})
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert "evaluation_report: gate" in done.stderr
     assert read_champion(alias_folder(demo.store.root), "demo") == before
 

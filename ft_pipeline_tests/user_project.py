@@ -17,6 +17,13 @@ RECIPE: dict[str, Any] = {
     "evaluation": {"max_new_tokens": 4},
     "publishing": {"ollama": "never"},
 }
+# What a model of random weights gets through: it is no better than its base, which is no failure.
+EASY_EVALUATION: dict[str, Any] = {
+    "max_new_tokens": 4,
+    "general_set": False,
+    "compare_with_16bit": False,
+    "gate": {"rules": ["exact_match > champion"]},
+}
 ROW = '{"messages": [{"role": "user", "content": "say %d"}, {"role": "assistant", "content": "it is %d"}]}\n'
 
 

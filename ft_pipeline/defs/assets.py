@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline.defs import checks
+from ft_pipeline.defs.failures import failing_plainly
 from ft_pipeline.defs.metadata import publication_to_result, to_result
 from ft_pipeline.defs.resources import GpuResource, PipelineResource
 from ft_pipeline.lineage import CODE_VERSIONS
@@ -22,7 +23,7 @@ def _asset(name: str, kinds: set[str], **options: Any) -> Callable[[Callable[...
         code_version=CODE_VERSIONS[name],
         **options,
     )
-    return decorator
+    return lambda function: decorator(failing_plainly(function))
 
 
 @_asset("raw_dataset", {"jsonl", "parquet"})

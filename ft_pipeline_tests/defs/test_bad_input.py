@@ -105,10 +105,21 @@ def test_a_base_without_a_chat_template(user: Path) -> None:
 
 
 @pytest.mark.usefixtures("user")
-def test_an_asset_whose_input_was_never_made() -> None:
-    error = _run("merged_model")
-    assert "trained_adapter" in error
-    assert "dagster asset materialize --select '*trained_adapter'" in error
+@pytest.mark.parametrize(
+    ("asset", "missing"),
+    [
+        ("validated_dataset", "raw_dataset"),
+        ("trained_adapter", "validated_dataset"),
+        ("merged_model", "trained_adapter"),
+        ("gguf_model", "merged_model"),
+        ("evaluation_report", "gguf_model"),
+        ("published_model", "evaluation_report"),
+    ],
+)
+def test_an_asset_whose_input_was_never_made_says_the_one_command_that_makes_it(asset: str, missing: str) -> None:
+    error = _run(asset).strip()
+    assert re.search(rf"Failure: {missing} \w+ is not in ", error)
+    assert error.endswith(f"dagster asset materialize --select '*{missing}' -m ft_pipeline.definitions")
 
 
 def test_a_base_that_is_edited_while_a_stage_reads_it_goes_into_no_artifact(
