@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from ft_pipeline import environment
+from ft_pipeline.containment import require_inside
 from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
@@ -35,7 +36,9 @@ class PipelineResource(dg.ConfigurableResource):
         """The pipeline of this run; a run that retries another one goes on with what that one began with."""
         if self._run is None:
             root = environment.project_root()
-            store = root / self.artifacts if self.artifacts else environment.artifacts_folder()
+            store = own = environment.artifacts_folder()
+            if self.artifacts:
+                store = require_inside(root / self.artifacts, [root, own.parent], "pipeline.artifacts")
             self._run = Run(lambda: self._load(root), root, store, _find_ids(context))
             if self._run.continues:
                 context.log.info(
@@ -50,7 +53,10 @@ class PipelineResource(dg.ConfigurableResource):
             self._run.close()
 
     def _load(self, root: Path) -> Recipe:
-        return load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides)
+        path = find_recipe(self.recipe or environment.recipe_name(), root)
+        if self.recipe:
+            require_inside(path, [root], "pipeline.recipe")
+        return load_recipe(path, self.overrides)
 
 
 def _find_ids(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[str]:
