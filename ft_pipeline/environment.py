@@ -6,6 +6,7 @@ FT_PIPELINE_ARTIFACTS   the artifact store's folder (default: data/artifacts)
 FT_PIPELINE_PUBLISHED   the folder that other programs take the champions from (default: published, beside the store)
 FT_PIPELINE_DEVICE      auto, cpu, or a GPU's index or UUID (default: auto)
 FT_PIPELINE_LOCK_DIR    the machine's folder of device locks
+FT_PIPELINE_ALERT_*     who is told of runs (docs/alerts.md); not handed to the processes of stages
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 from pathlib import Path
 
 import ft_pipeline
+from ft_pipeline.alerts.settings import AlertSettings, read_settings
 from ft_pipeline.finetuning.lease import default_lock_dir
 
 
@@ -46,3 +48,12 @@ def device_name() -> str:
 def lock_folder() -> Path:
     """The machine's folder of device locks."""
     return Path(os.environ.get("FT_PIPELINE_LOCK_DIR") or default_lock_dir())
+
+
+def alert_settings() -> AlertSettings:
+    """Who is told of runs.
+
+    Raises:
+        AlertError: the variables are wrong.
+    """
+    return read_settings(os.environ)
