@@ -17,7 +17,7 @@ from ft_pipeline_tests.security.whole_run import (
     run_all,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 # All that goes through every stage; some files are compressed, and hold rows as they are.
 _ROWS = (".parquet", ".arrow")
 
