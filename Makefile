@@ -18,10 +18,10 @@ READY := $(VENV)/.ready
 HOME_READY := .dagster/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run dev test test-all check format doctor plan pin verify gc backup restore rollback history lock clean
+.PHONY: help setup demo run dev test test-all check format doctor plan pin verify gc backup restore rollback history alert-test audit lock clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Virtual environment, pinned packages, llama.cpp (once)
 
@@ -44,7 +44,7 @@ run: $(HOME_READY) ## All assets of FT_PIPELINE_RECIPE=name
 	@$(VENV_PYTHON) -m ft_pipeline report
 
 dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
-	@$(VENV)/bin/dagster dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
+	@$(VENV_PYTHON) -m ft_pipeline.defs.dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
 
 test: $(READY) ## All tests that need no GPU, with coverage
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu and not long" $(PARALLEL) --cov --cov-report=term
@@ -89,6 +89,12 @@ rollback: $(READY) ## RECIPE=name back to the champion before, or to TO=fingerpr
 
 history: $(READY) ## Who is champion, challenger and best of RECIPE=name, and how that came to be
 	@$(VENV_PYTHON) -m ft_pipeline history $(RECIPE)
+
+alert-test: $(READY) ## Send a trial message to the receivers of alerts (docs/alerts.md)
+	@$(VENV_PYTHON) -m ft_pipeline alert-test
+
+audit: $(READY) ## Known faults of the pinned packages, by PyPI's list
+	@$(VENV_PYTHON) scripts/audit.py
 
 lock: ## Resolve the ranges of pyproject.toml into constraints.txt anew (needs the network)
 	@bash scripts/lock.sh

@@ -29,6 +29,10 @@ TOKENIZER_FILES = (
 )
 _SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
 _NEEDED = ("config.json", "tokenizer_config.json")
+# transformers and Unsloth take a folder with it for an adapter, and load the base that it names: another one.
+_ADAPTER = "adapter_config.json"
+# Fields of a config that name code for attention or experts; with a / a package of the Hub.
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -102,7 +106,35 @@ def _require_whole(folder: Path) -> None:
         raise BaseModelError(
             f"the base model in {folder} is not whole; it lacks: {', '.join(missing)}. Fetch it again."
         )
-    require_weights(folder, weights, read_config(folder))
+    config = read_config(folder)
+    _require_no_detour(folder, config)
+    require_weights(folder, weights, config)
+
+
+def _require_no_detour(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse what would have the libraries load something else than this folder's weights, or code."""
+    if (folder / _ADAPTER).exists():
+        raise BaseModelError(
+            f"a base must be a whole model; {folder} holds {_ADAPTER}, by which the libraries would load another base. "
+            "Merge the adapter, or remove the file."
+        )
+    for key in _KERNELS:
+        if "/" in str(config.get(key) or ""):
+            raise BaseModelError(
+                f"a base must bring no code; {folder / 'config.json'} names the package {config[key]!r} ({key}). "
+                "Remove the field."
+            )
+    # Weights may lie on another disk. All else is copied into what is published, and must not be somebody's key; in
+    # the Hub's cache it lies in the folder of blobs.
+    whole = folder.resolve()
+    own = (whole, whole.parent.parent / "blobs")
+    for path in sorted(folder.iterdir()):
+        is_copied = path.suffix in _SUFFIXES - {".safetensors"}
+        if is_copied and path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in own):
+            raise BaseModelError(
+                f"a base's files must lie in its folder; {path} is a link to a file elsewhere, which would be copied "
+                "into what is published. Put the file itself there."
+            )
 
 
 def _list_weights(folder: Path) -> list[Path]:

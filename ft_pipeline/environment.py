@@ -6,6 +6,7 @@ FT_PIPELINE_ARTIFACTS   the artifact store's folder (default: data/artifacts)
 FT_PIPELINE_PUBLISHED   the folder that other programs take the champions from (default: published, beside the store)
 FT_PIPELINE_DEVICE      auto, cpu, or a GPU's index or UUID (default: auto)
 FT_PIPELINE_LOCK_DIR    the machine's folder of device locks
+FT_PIPELINE_ALERT_*     who is told of runs (docs/alerts.md); not handed to the processes of stages
 
 Of Dagster's, for `make doctor` and `make gc`:
 DAGSTER_HOME            its folder
@@ -18,6 +19,7 @@ import os
 from pathlib import Path
 
 import ft_pipeline
+from ft_pipeline.alerts.settings import AlertSettings, read_settings
 from ft_pipeline.finetuning.lease import default_lock_dir
 
 
@@ -61,3 +63,12 @@ def dagster_home() -> Path | None:
 def read_variable(name: str) -> str | None:
     """A variable that a configuration file refers to by its name."""
     return os.environ.get(name) or None
+
+
+def alert_settings() -> AlertSettings:
+    """Who is told of runs.
+
+    Raises:
+        AlertError: the variables are wrong.
+    """
+    return read_settings(os.environ)

@@ -18,6 +18,7 @@
     ├── ConversionError        the base or the merged model cannot become a GGUF
     ├── EvaluationError        a GGUF cannot be scored
     ├── PublicationError       an alias cannot be moved
+    ├── AlertError             nobody can be told: wrong settings, or a receiver that takes nothing
     └── StageProcessError      a stage's process died or failed in a way that nobody foresaw
         └── StageCancelled     a stage's process was asked to stop, and did
 
@@ -97,6 +98,10 @@ class EvaluationError(PipelineError):
 
 class PublicationError(PipelineError):
     """An alias cannot be moved."""
+
+
+class AlertError(PipelineError):
+    """Nobody can be told of a run."""
 
 
 class StageProcessError(PipelineError):

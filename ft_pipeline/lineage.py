@@ -22,14 +22,14 @@ from ft_pipeline.recipe import Recipe
 CODE_VERSIONS = {
     "raw_dataset": "4",
     "validated_dataset": "4",
-    "data_report": "1",
+    "data_report": "2",
     "export_check": "3",
     "trained_adapter": "5",
     "merged_model": "2",
     "f16_gguf": "2",
     "gguf_model": "3",
     "base_gguf": "3",
-    "evaluation_report": "2",
+    "evaluation_report": "3",
     "published_model": "2",
 }
 # Those that a person selects; the others are made on the way.

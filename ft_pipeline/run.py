@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.base_model import BaseModel, open_base, require_context, require_vocabulary
-from ft_pipeline.datasets.sources import SourceFile, find_sources
+from ft_pipeline.datasets.sources import SourceFile, find_sources, without_credentials
 from ft_pipeline.evaluation.own_files import find_metric_files, find_task_files
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
@@ -118,7 +118,8 @@ class Run:
         if self._ids:
             contents.write(content)
         record = RunRecord(
-            recipe=recipe,
+            # No later stage of the run asks for the sources again.
+            recipe=recipe.model_copy(update={"dataset": without_credentials(recipe.dataset)}),
             data=tuple((source.set, source.sha256, source.layout) for source in sources),
             base=base,
             generations=self._folder.generations(),

@@ -1,4 +1,5 @@
-"""Text of users and models as HTML: escaped, control characters made visible, cut where it is long, differences marked.
+"""Text of users and models as HTML: escaped, control characters made visible, keys left out, cut where it is long,
+differences marked.
 
 Everything that the report shows of a row passes through here or through Jinja's autoescape.
 """
@@ -11,6 +12,8 @@ from difflib import SequenceMatcher
 
 from markupsafe import Markup, escape
 
+from ft_pipeline.datasets.checks.secrets import redact
+
 MAX_CHARS = 2000
 # Below it two texts have so little in common that marks would be noise.
 _MIN_LIKENESS = 0.6
@@ -22,7 +25,7 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 def show_text(text: str) -> Markup:
     """The text as it is, safe in HTML."""
-    return _escape(text[:MAX_CHARS]) + _note_cut(text)
+    return _escape(redact(text[:MAX_CHARS])) + _note_cut(text)
 
 
 def mark_differences(reference: str, text: str) -> Markup:
@@ -30,10 +33,10 @@ def mark_differences(reference: str, text: str) -> Markup:
 
     A text that has little in common with the reference is one `<ins>`.
     """
-    old, new = (_WORDS.findall(part[:MAX_CHARS]) for part in (reference, text))
+    old, new = (_WORDS.findall(redact(part[:MAX_CHARS])) for part in (reference, text))
     matcher = SequenceMatcher(None, old, new, autojunk=False)
     if matcher.quick_ratio() < _MIN_LIKENESS or matcher.ratio() < _MIN_LIKENESS:
-        return Markup('<ins class="whole">{}</ins>').format(_escape(text[:MAX_CHARS])) + _note_cut(text)
+        return Markup('<ins class="whole">{}</ins>').format(_escape("".join(new))) + _note_cut(text)
     parts: list[Markup] = []
     for kind, old_start, old_end, new_start, new_end in matcher.get_opcodes():
         removed, added = _escape("".join(old[old_start:old_end])), _escape("".join(new[new_start:new_end]))

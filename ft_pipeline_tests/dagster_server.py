@@ -131,7 +131,8 @@ def serve(
     # As `make` does: nothing else may make the database.
     subprocess.run([*dagster, "instance", "concurrency", "set", "gpu", "1"], cwd=home, env=every, check=True)
     port = find_port()
-    command = [*dagster, "dev", "--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"]
+    dev = [sys.executable, "-m", "ft_pipeline.defs.dev"]
+    command = [*dev, "--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"]
     log = home / "dev.log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=home, env=every, stdout=out, stderr=out, start_new_session=True)

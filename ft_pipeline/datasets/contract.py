@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ft_pipeline.datasets.conversation import TEXT_ROLE, Message, unpack
 from ft_pipeline.datasets.rendering import ChatRenderer, RenderedTurn, TemplateRefusal, count_common
+from ft_pipeline.datasets.template_limits import limit_memory
 from ft_pipeline.datasets.token_prefix import BatchEncoder
 from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.errors import BaseModelError
@@ -109,11 +110,12 @@ class TokenContract:
         """Ids, mask and breaches of each row, given as its messages and its `extra`.
 
         Raises:
-            BaseModelError: there are conversations, and the base has no chat template.
+            BaseModelError: there are conversations, and the base has no chat template, or one that takes too much.
         """
         tokenized: list[TokenizedRow] = []
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            drafts = [self._draft(messages, extra) for messages, extra in rows[start : start + _ROWS_AT_ONCE]]
+            with limit_memory(self._tokenizer.source):
+                drafts = [self._draft(messages, extra) for messages, extra in rows[start : start + _ROWS_AT_ONCE]]
             ids = self._encoder.encode([draft.text for draft in drafts])
             ends = self._encoder.find_prompt_ends(
                 [(draft.text, row, draft.prompt_ends) for draft, row in zip(drafts, ids, strict=True)]
@@ -219,11 +221,13 @@ class TokenContract:
             return []
         messages = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _PROBE}]
         try:
-            (ids,) = self._encoder.encode([self._renderer.render(messages, None, open_turn=False)])
+            with limit_memory(self._tokenizer.source):
+                text = self._renderer.render(messages, None, open_turn=False)
         except TemplateRefusal as err:
             raise BaseModelError(
                 f"a chat template must render a question and its answer; that of {self._tokenizer.source}: {err}"
             ) from err
+        (ids,) = self._encoder.encode([text])
         return [self._bos_id, *ids] if self._tokenizer.adds_bos and ids[:1] != [self._bos_id] else ids
 
     def _find_end_of_turn(self, ids: list[int]) -> int:

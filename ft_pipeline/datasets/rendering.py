@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ft_pipeline.datasets.template_limits import TimeLimit, require_size
 from ft_pipeline.datasets.tokenizer import Tokenizer
 
 
@@ -40,7 +41,16 @@ def template_failures() -> tuple[type[Exception], ...]:
     """What a template may raise on a conversation that it was not written for."""
     from jinja2 import TemplateError
 
-    return TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError
+    return (
+        TemplateError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    )
 
 
 class ChatRenderer:
@@ -52,6 +62,7 @@ class ChatRenderer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._limit = TimeLimit(tokenizer.source)
         self._failures = template_failures()
         # With or without tools: a base may have a template of its own for each.
         self._templates: dict[bool, tuple[Any, dict[str, Any]]] = {}
@@ -61,7 +72,14 @@ class ChatRenderer:
 
         Raises:
             TemplateRefusal: the template fails on it.
+            BaseModelError: it takes too long, or writes too much.
         """
+        with self._limit:
+            text = self._render(messages, tools, open_turn=open_turn)
+        require_size(text, self._tokenizer.source)
+        return text
+
+    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, *, open_turn: bool) -> str:
         try:
             template, variables = self._templates.get(bool(tools)) or self._compile(tools)
             variables = {**variables, "messages": messages, "tools": tools, "add_generation_prompt": open_turn}

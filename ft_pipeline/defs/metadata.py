@@ -58,6 +58,7 @@ def publication_to_result(publication: Publication) -> dg.MaterializeResult:
         "published": dg.MetadataValue.bool(publication.published),
         "reason": dg.MetadataValue.text(publication.reason),
         "score": _to_value(publication.score),
+        "previous_score": _to_value(publication.previous_score),
         "deliveries": dg.MetadataValue.text("\n".join(publication.deliveries) or "none"),
         "removed_artifacts": dg.MetadataValue.int(len(publication.removed)),
         "freed_bytes": dg.MetadataValue.int(publication.freed_bytes),

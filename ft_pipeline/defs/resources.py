@@ -1,6 +1,7 @@
 """What a run is given. A field that is set in run config wins over the environment."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from ft_pipeline import environment
+from ft_pipeline.containment import require_inside
+from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
@@ -40,8 +43,10 @@ class PipelineResource(dg.ConfigurableResource):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """From the start of the run it can be seen in the store that its process lives."""
         if context.run and context.instance:
-            self._run = self._make_run(_find_ids(context.run, context.instance))
-            self._run.hold()
+            with suppress(PipelineError):  # what is wrong is told by the first asset, which opens the pipeline
+                run = self._make_run(_find_ids(context.run, context.instance))
+                run.hold()
+                self._run = run
 
     def open(self, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Pipeline:
         """The pipeline of this run; a run that retries another one goes on with what that one began with."""
@@ -62,10 +67,16 @@ class PipelineResource(dg.ConfigurableResource):
 
     def _make_run(self, ids: list[str]) -> Run:
         root = environment.project_root()
-        return Run(lambda: self._load(root), root, _find_store(self.artifacts), ids, self.data)
+        store = _find_store(self.artifacts)
+        if self.artifacts:
+            require_inside(store, [root, environment.artifacts_folder().parent], "pipeline.artifacts")
+        return Run(lambda: self._load(root), root, store, ids, self.data)
 
     def _load(self, root: Path) -> Recipe:
-        return load_recipe(find_recipe(self.recipe or environment.recipe_name(), root), self.overrides)
+        path = find_recipe(self.recipe or environment.recipe_name(), root)
+        if self.recipe:
+            require_inside(path, [root], "pipeline.recipe")
+        return load_recipe(path, self.overrides)
 
 
 def find_store_of(run: dg.DagsterRun) -> Path:

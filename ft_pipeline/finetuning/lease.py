@@ -140,6 +140,11 @@ def make_lock_folder(folder: Path) -> None:
         ResourceError: it cannot be made.
     """
     try:
+        if folder.is_symlink() and folder.lstat().st_uid not in {0, os.geteuid()}:
+            raise ResourceError(
+                f"the folder of locks must not be another user's link; {folder} leads to {os.readlink(folder)}. Remove "  # noqa: PTH115
+                "it, or set FT_PIPELINE_LOCK_DIR."
+            )
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o1777)  # other users of the machine wait here too

@@ -24,7 +24,7 @@ _NEEDED: dict[tuple[str, ...], tuple[Any, str]] = {
 }
 _SCHEME = "postgresql+psycopg2://"
 _ANSWER_SECONDS = 5
-_SERVERS = ("dagster-webserver", "dagster dev", "dagster_webserver")
+_SERVERS = ("dagster-webserver", "dagster dev", "dagster_webserver", "defs.webserver", "defs.dev")
 
 
 def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None]) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ class Publication:
         reason: Why, or why not.
         champion: The champion now.
         score: Of the model that competed; after a rollback, of the champion.
+        previous_score: Of who was champion when the model competed.
         folder: Where other programs find the champion.
         gguf: Its gated file there.
         modelfile: Ollama's, if there is one.
@@ -52,6 +53,7 @@ class Publication:
     reason: str
     champion: JudgedModel | None = None
     score: float | None = None
+    previous_score: float | None = None
     folder: Path | None = None
     gguf: Path | None = None
     modelfile: Path | None = None

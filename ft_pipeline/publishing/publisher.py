@@ -78,7 +78,7 @@ class Publisher:
         """
         model = _judged(challenger, judgement)
         with alias_lock(self._aliases, self._recipe.name):
-            state = self._read()
+            state = before = self._read()
             refusal = self._find_refusal(state, model.gguf_model)
             if refusal is None:
                 state = history.promote(state, model, self._run, reason, is_best=judgement.is_best)
@@ -86,7 +86,7 @@ class Publisher:
                 self.folder.prepare_link(model.gguf_model)
                 self._write(state)
             is_settled = self._settle(state)
-        return replace(self._finish(refusal is None, refusal or reason, is_settled), score=judgement.score)
+        return self._judge(self._finish(refusal is None, refusal or reason, is_settled), judgement, before)
 
     def reject(self, challenger: Artifact, judgement: Judgement, reason: str) -> Publication:
         """Write down that a model was not let in. Arguments as of `publish`."""
@@ -98,7 +98,7 @@ class Publisher:
             if state is not before:
                 self._write(state)
             is_settled = self._settle(state)
-        return replace(self._finish(False, reason, is_settled), score=judgement.score)
+        return self._judge(self._finish(False, reason, is_settled), judgement, before)
 
     def roll_back(self, prefix: str | None = None) -> Publication:
         """Go back to an earlier champion, or forward again, as it was to the byte.
@@ -192,6 +192,11 @@ class Publisher:
         link = self.folder.link
         modelfile = link / MODELFILE if (link / MODELFILE).is_file() else None
         return replace(done, folder=link, gguf=link / files.gguf.name, modelfile=modelfile)
+
+    @staticmethod
+    def _judge(done: Publication, judgement: Judgement, before: AliasState) -> Publication:
+        previous = before.champion.score if before.champion else None
+        return replace(done, score=judgement.score, previous_score=previous)
 
     def _read(self) -> AliasState:
         return read_state(self._aliases, self._recipe.name)

@@ -18,6 +18,7 @@ from typing import IO, Literal, Self
 
 from ft_pipeline.durable import flushing
 from ft_pipeline.errors import ConversionError, DiskSpaceError, EnvironmentMismatch, PipelineError
+from ft_pipeline.quantization import converter_guard
 from ft_pipeline.quantization.gguf_header import count_bytes, is_header_whole
 from ft_pipeline.quantization.vocabulary import repair_vocabulary
 
@@ -29,6 +30,11 @@ _LAST_LINES = 12
 _FULL_DISK = ("No space left on device", "Disk quota exceeded", "File too large", "requested and ")
 # What the converter prints (regular expressions), and what it means to the person whose model it is.
 _KNOWN_FAILURES = (
+    (
+        re.escape(converter_guard.REFUSAL),
+        "no code of a model is run, and llama.cpp's converter wants the code that it brings for its architecture. "
+        "Use a base that needs none.",
+    ),
     (
         "BPE pre-tokenizer was not recognized",
         "llama.cpp knows byte-level BPE tokenizers by a hash, and not this one (BPE pre-tokenizer was not recognized). "
@@ -75,7 +81,7 @@ class ConverterProcess:
     """
 
     def __init__(self, command: Sequence[str], outfile: Path, what: Path) -> None:
-        self._command = [sys.executable, *command]
+        self._command = [sys.executable, "-P", converter_guard.__file__, *command]
         self.outfile = outfile
         self._what = what
         self._is_whole = False

@@ -115,7 +115,9 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
 
 
 def _read_trained(request: GgufRequest) -> tuple[TrainedTokenizer, list[Reference]]:
-    trained = TrainedTokenizer(request.model)
+    # The check before training has rendered the same conversations by the same template within its limits; here the
+    # quantizer works beside it, and needs its memory.
+    trained = TrainedTokenizer(request.model, is_limited=False)
     return trained, build_references(trained, request.parity_conversations)
 
 

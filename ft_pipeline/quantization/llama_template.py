@@ -7,9 +7,13 @@ It is a small program that `make setup` builds from the source of the installed 
 from __future__ import annotations
 
 import json
+import os
+import resource
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -18,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ft_pipeline.datasets.rendering import TEMPLATE_DATE
+from ft_pipeline.datasets.template_limits import MAX_MEMORY_BYTES, MAX_TEXT_CHARS
 from ft_pipeline.errors import ConversionError, EnvironmentMismatch
 from ft_pipeline.quantization.trained_tokenizer import Conversation
 
@@ -31,6 +36,11 @@ SERVER_VARIABLES: Mapping[str, Any] = {
 # Drawn above the engine's messages.
 _RULE = "-" * 12
 _LONGEST_REASON = 300
+# A template comes with the base, and may loop for ever. By the clock, so a busy machine must have its time too.
+_MAX_SECONDS = 60.0
+# A character may take six bytes in JSON.
+_MAX_ANSWER_BYTES = 6 * MAX_TEXT_CHARS
+_READ_BYTES = 1 << 20
 
 
 def default_program() -> Path:
@@ -68,13 +78,14 @@ class LlamaTemplate:
 
     def __enter__(self) -> Self:
         try:
-            self._process = subprocess.Popen([self._program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self._process = subprocess.Popen([self._program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         except OSError as err:
             raise EnvironmentMismatch(
                 f"llama.cpp's template engine must be set up; {self._program} does not start: {err.strerror}. "
                 "Run: make setup"
             ) from err
         try:
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
             self._open_template()
         except BaseException:
             self.close()
@@ -119,6 +130,8 @@ class LlamaTemplate:
 
     def _open_template(self) -> None:
         answer = self._ask(self._first_line)
+        if self._refusal and self._first_line["template"]:
+            return  # the engine looks at what a template can do by rendering it: that has ended it
         found, installed = answer.get("version"), version("llama-cpp-python")
         if found != installed:
             raise EnvironmentMismatch(
@@ -129,21 +142,46 @@ class LlamaTemplate:
             self._refusal = _shorten(answer["error"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None  # noqa: S101, PT018 - Popen was given pipes
         line = b""
         with suppress(BrokenPipeError):
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
-            line = stdout.readline()
+            self._write(json.dumps(request).encode() + b"\n")
+            line = self._read_line()
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
-            status = self._process.wait()
-            end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            self._refusal = f"its engine ended with {end}"
+            self._refusal = self._refusal or self._describe_end()
             return {"error": self._refusal}
         return answer
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - Popen was given a pipe
+        rest = memoryview(line)
+        while rest:
+            rest = rest[self._process.stdin.write(rest) :]
+
+    def _read_line(self) -> bytes:
+        """The answer; an engine that does not end it in time, or writes without end, is ended."""
+        assert self._process.stdout is not None  # noqa: S101 - Popen was given a pipe
+        line, give_up_at = bytearray(), time.monotonic() + _MAX_SECONDS
+        while not line.endswith(b"\n"):
+            left = give_up_at - time.monotonic()
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                return self._give_up(f"it does not render a conversation within {_MAX_SECONDS:.0f} s")
+            if len(line) > _MAX_ANSWER_BYTES:
+                return self._give_up(f"it writes more than {MAX_TEXT_CHARS:,} characters")
+            if not (read := os.read(self._process.stdout.fileno(), _READ_BYTES)):
+                break
+            line += read
+        return bytes(line)
+
+    def _give_up(self, reason: str) -> bytes:
+        self._process.kill()
+        self._refusal = reason
+        return b""
+
+    def _describe_end(self) -> str:
+        status = self._process.wait()
+        return f"its engine ended with {signal.Signals(-status).name if status < 0 else f'exit status {status}'}"
 
 
 def _shorten(reason: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ft_pipeline.datasets.rendering import TEMPLATE_DATE, template_failures
+from ft_pipeline.datasets.template_limits import TimeLimit, limit_memory, require_size
 from ft_pipeline.errors import ConversionError
 
 _PROBE = "sentinel"
@@ -19,13 +21,15 @@ class TrainedTokenizer:
 
     Args:
         folder: Of the model.
+        is_limited: Rendering may take so much time and memory only (`template_limits.py`); in the main thread alone.
 
     Raises:
         ConversionError: it does not load, or has no chat template.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_limited: bool = True) -> None:
         self._folder = folder
+        self._is_limited = is_limited
         self._tokenizer = _load_tokenizer(folder)
         self.template = self._find_template()
         self.bos_id: int | None = self._tokenizer.bos_token_id
@@ -75,20 +79,23 @@ class TrainedTokenizer:
 
         Raises:
             ConversionError: the template does not take such a conversation.
+            BaseModelError: it takes too long, or too much memory.
         """
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                strftime_now=lambda _format: TEMPLATE_DATE,
-            )
+            with self._limit():
+                text: str = self._tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    strftime_now=lambda _format: TEMPLATE_DATE,
+                )
         except template_failures() as err:
             roles = ", ".join(message["role"] for message in messages)
             raise ConversionError(
                 f"the chat template must render a conversation of {roles}; that of {self._folder} does not: {err!r}. "
                 "Leave such conversations out, or fix the template."
             ) from err
+        require_size(text, str(self._folder))
         return text
 
     def encode(self, text: str) -> list[int]:
@@ -114,6 +121,14 @@ class TrainedTokenizer:
         except ConversionError:
             return False
         return True
+
+    @contextmanager
+    def _limit(self) -> Iterator[None]:
+        if self._is_limited:
+            with limit_memory(str(self._folder)), TimeLimit(str(self._folder)):
+                yield
+        else:
+            yield
 
     def _find_template(self) -> str:
         try:

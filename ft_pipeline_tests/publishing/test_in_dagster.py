@@ -16,6 +16,7 @@ def test_dagster_shows_the_folder_the_score_and_the_last_ten_events(publishing: 
     assert shown["published"] is False
     assert shown["reason"] == "level with the champion"
     assert (shown["score"], shown["champion_score"]) == (2.0, 1.1)
+    assert shown["previous_score"] == 1.1
     assert shown["champion"] == publishing.champion
     assert shown["published_folder"] == str(publishing.link)
     assert shown["gguf"] == str(publishing.link / "demo-Q4_K_M.gguf")
@@ -27,6 +28,15 @@ def test_dagster_shows_the_folder_the_score_and_the_last_ten_events(publishing: 
     assert len(rows) == 10
     assert (rows[0]["what"], rows[0]["model"]) == ("rejected", publishing.fingerprint(20)[:12])
     assert result.data_version == dg.DataVersion(publishing.fingerprint(11))
+
+
+def test_dagster_shows_the_score_of_the_champion_before(publishing: Publishing) -> None:
+    shown = [publication_to_result(publishing.publish(number)).metadata or {} for number in (1, 2)]
+    scores = [(found["score"], found["previous_score"]) for found in shown]
+    assert scores == [
+        (dg.MetadataValue.float(0.1), dg.MetadataValue.null()),
+        (dg.MetadataValue.float(0.2), dg.MetadataValue.float(0.1)),
+    ]
 
 
 def test_dagster_shows_a_rejection_where_nothing_was_ever_published(publishing: Publishing) -> None:

@@ -83,6 +83,13 @@ def hide_secrets(text: str) -> str:
     return "".join([*parts, text[end:]])
 
 
+def redact(text: str) -> str:
+    """The text as it may be shown: with `[SECRET]` for each, and nothing after a key that has no end."""
+    hidden = hide_secrets(text)
+    header = _KEY_HEADER.search(hidden)
+    return hidden if header is None else f"{hidden[: header.start()]}[SECRET]"
+
+
 def _find(text: str) -> Iterator[tuple[int, int]]:
     """Where secrets stand, in no order."""
     for match in _OWN.finditer(text):

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from ft_pipeline.datasets.checks.secrets import redact
 from ft_pipeline.datasets.conversation import TEXT_ROLE
 from ft_pipeline.datasets.validated import EVALUATION_FILE, QUARANTINE_FILE, TRAIN_FILE
 
@@ -49,7 +50,7 @@ def find_quarantined(folder: Path) -> list[Finding]:
     for code, rows in _order(dict(counts.drop_nulls().iter_rows())):
         first = scan.filter(pl.col("reasons").list.contains(code)).select(columns).head(_EXAMPLES)
         examples = (
-            Example(place(file, line, column), detail or "", text or "")
+            Example(place(file, line, column), redact(detail or ""), redact(text or ""))
             for file, line, column, detail, text in first.collect(engine="streaming").iter_rows()
         )
         findings.append(Finding(code, rows, tuple(examples)))
@@ -72,10 +73,10 @@ def place(file: str, line: int, column: int = 0) -> str:
 
 
 def write_out(messages: list[dict[str, Any]]) -> str:
-    """A conversation as one text: each turn after its role. Of a plain text the text alone."""
+    """A conversation as one text without secrets: each turn after its role. Of a plain text the text alone."""
     if len(messages) == 1 and messages[0].get("role") == TEXT_ROLE:
-        return str(messages[0].get("content"))
-    return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages)
+        return redact(str(messages[0].get("content")))
+    return redact("\n".join(f"{message.get('role')}: {message.get('content')}" for message in messages))
 
 
 def read_messages(text: str) -> str:
@@ -87,7 +88,7 @@ def read_messages(text: str) -> str:
             continue
         if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
             return write_out(messages)
-    return text
+    return redact(text)
 
 
 def _find_examples(folder: Path, code: str) -> tuple[Example, ...]:

@@ -127,4 +127,9 @@ def without_secrets(text: str, url: Url) -> str:
     """A library's message without the URL's credentials, and without those of any other URL in it."""
     for secret in url.secrets:
         text = text.replace(secret, _HIDDEN)
-    return shown(_URL.sub(lambda found: split_url(found[0]).shown, text))
+    return shown(hide_urls(text))
+
+
+def hide_urls(text: str) -> str:
+    """A text in which each URL is shown without user and without the values of its query."""
+    return _URL.sub(lambda found: split_url(found[0]).shown, text)

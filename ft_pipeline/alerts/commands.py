@@ -1,0 +1,30 @@
+"""`python -m ft_pipeline alert-test`."""
+
+from __future__ import annotations
+
+import click
+
+from ft_pipeline import environment
+from ft_pipeline.alerts.alert import Alert
+from ft_pipeline.alerts.delivery import deliver
+from ft_pipeline.alerts.outbox import list_receivers
+from ft_pipeline.alerts.settings import SMTP, WEBHOOK
+from ft_pipeline.errors import AlertError
+
+
+@click.command()
+def alert_test() -> None:
+    """Send a trial message to everybody who is told of runs."""
+    settings = environment.alert_settings()
+    if not settings.has_receiver:
+        raise AlertError(f"somebody must be there to be told; no receiver is set. Set {WEBHOOK} or {SMTP}.")
+    alert = Alert("failure", "ft_pipeline: a trial message", ("Alerts of this machine arrive here.",))
+    faults = []
+    for receiver in list_receivers(settings):
+        try:
+            deliver(alert, receiver)
+            click.echo(f"{receiver.name}: told")
+        except AlertError as err:
+            faults.append(f"{receiver.name}: {err}")
+    if faults:
+        raise AlertError("\n".join(faults))

@@ -1,0 +1,63 @@
+"""An alert as JSON by HTTP POST: `text`, which Slack, Mattermost, Rocket.Chat and Zulip show, and its parts."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from email.message import Message
+from typing import IO
+from urllib.parse import urlsplit
+
+from ft_pipeline.alerts.alert import Alert
+from ft_pipeline.alerts.delivery import TemporaryFault
+from ft_pipeline.errors import AlertError
+
+TIMEOUT_SECONDS = 10.0
+_BUSY = {408, 425, 429}
+
+
+class WebhookReceiver:
+    """A URL that is told. It is a secret: messages name its host alone.
+
+    Args:
+        url: http or https.
+    """
+
+    name = "webhook"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._host = urlsplit(url).hostname or "?"
+        # Another place that the server names must not get what is meant for this one.
+        self._opener = urllib.request.build_opener(_NoRedirect())
+
+    def send(self, alert: Alert) -> None:
+        """Tell it once.
+
+        Raises:
+            TemporaryFault: it cannot be reached, or is busy or broken for now.
+            AlertError: it refuses.
+        """
+        body = {"text": alert.text, "title": alert.title, "message": "\n".join(alert.lines), "kind": alert.kind}
+        headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - http(s), by the settings
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS):
+                return
+        except urllib.error.HTTPError as err:
+            err.close()
+            kind = TemporaryFault if err.code in _BUSY or err.code >= 500 else AlertError
+            raise kind(f"the webhook at {self._host} must take an alert; it answered {err.code}") from None
+        except (OSError, ValueError) as err:
+            # `from None`, and no words of the library: they may hold the URL.
+            reason = getattr(err, "reason", err)
+            shown = getattr(reason, "strerror", None) or type(reason).__name__
+            raise TemporaryFault(f"the webhook at {self._host} must be reachable: {shown}") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> None:
+        """Follow nothing: the answer becomes an HTTPError with the redirect's code."""
