@@ -53,6 +53,7 @@ EVENTS = {
 }
 RETRAINING = {"retry_minutes": 0, "quiet_seconds": 1}
 _MOST_TICKS = 6
+_TEST_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Month:
         (self.folder / "data/base_model").symlink_to(PROJECT / "data/base_model")
         (self.folder / "home/dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
         test_set = PROJECT / "data/test_sets/unseen_phrasings.jsonl"
-        (self.folder / "data/test_sets/unseen_phrasings.jsonl").write_bytes(test_set.read_bytes())
+        lines = test_set.read_text(encoding="utf-8").splitlines(keepends=True)[:_TEST_ROWS]
+        (self.folder / "data/test_sets/unseen_phrasings.jsonl").write_text("".join(lines), encoding="utf-8")
         recipe = yaml.safe_load((PROJECT / "recipes/demo.yaml").read_text())
         recipe |= {"name": "tickets", "retraining": RETRAINING, "publishing": {"ollama": "never"}}
         recipe["dataset"]["sources"] = ["data/rows/*.jsonl"]
