@@ -82,7 +82,8 @@ def main(options: tuple[str, ...]) -> None:
     recorder, started = Recorder(), time.monotonic()
     code = pytest.main(["-m", "not gpu", *options], plugins=[recorder])
     found = summarize(recorder, time.monotonic() - started)
-    write_results(RESULTS, "all_tests", found, to_markdown(found))
+    if code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # not of a run that was broken off
+        write_results(RESULTS, "all_tests", found, to_markdown(found))
     sys.exit(code)
 
 

@@ -109,7 +109,7 @@ class Pipeline:
     def trained_adapter(self, gpu: GpuSettings) -> Artifact:
         """A LoRA on the base, trained on the validated training rows while the device is held."""
         validated, key = self._builder.require_validated(), self._lineage.trained_adapter
-        checkpoints, replay = self.store.checkpoint_path(key), self._find_replay()
+        checkpoints = self.store.checkpoint_path(key)
 
         def request(draft: Path) -> TrainRequest:
             self._export.check()
@@ -123,7 +123,7 @@ class Pipeline:
                 holder=f"recipe {self._recipe.name}, run {self._run.id}",
                 checkpoints=checkpoints,
                 fingerprint=key.fingerprint,
-                replay=replay,
+                replay=self._find_replay(),
                 out_dir=draft,
             )
 
@@ -177,6 +177,7 @@ class Pipeline:
             return None
         self._run.need("validated_dataset", self._run.older)
         older = self.store.load("validated_dataset", self._run.older)
+        self.store.verify(older)
         share = self._recipe.retraining.replay_share
         return Replay(older=older.path / TRAIN_FILE, share=share, seed=int(self._run.older, 16))
 

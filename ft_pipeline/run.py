@@ -31,10 +31,18 @@ class Run:
         store_root: The artifact store's folder.
         ids: This run and those that it continues, nearest first. Empty: look only, nothing is written down.
         data: Digest of the content that the run was started for; empty: all data that is there.
+        is_trial: It does not count for retraining: fields of the recipe were changed for it.
     """
 
     def __init__(
-        self, load: Callable[[], Recipe], root: Path, store_root: Path, ids: Sequence[str] = (), data: str = ""
+        self,
+        load: Callable[[], Recipe],
+        root: Path,
+        store_root: Path,
+        ids: Sequence[str] = (),
+        data: str = "",
+        *,
+        is_trial: bool = False,
     ) -> None:
         self.root = root
         self.store_root = store_root
@@ -42,6 +50,7 @@ class Run:
         self._load = load
         self._ids = tuple(ids)
         self._data = data
+        self._is_trial = is_trial
         self._folder = RunFolder(store_root)
         self._written: RunRecord | None = None
         self._continues: str | None = None
@@ -133,7 +142,7 @@ class Run:
 
     def judge(self, outcome: Outcome, validated: str) -> None:
         """Write down what became of the run's data: it is not trained on again by itself."""
-        if not self._ids:
+        if not self._ids or self._is_trial:
             return
         record = self._record
         Ledger(self.store_root, record.recipe.name).add(

@@ -192,11 +192,13 @@ class RunFolder:
                 found.append(PastRun(run_id, record, is_live))
         yield from sorted(found, key=lambda run: run.record.began_at, reverse=True)
 
-    def list_live(self) -> Iterator[tuple[str, RunRecord]]:
-        """Ids and records of the runs of which a process lives; those of the others are not read."""
+    def list_live(self, recipe_name: str) -> Iterator[str]:
+        """Ids of a recipe's runs of which a process lives; the records of the others are not read."""
         for path in self._folder.glob("*.lock"):
-            if _is_id(path.stem) and self._is_live(path.stem) and (record := self.read(path.stem)):
-                yield path.stem, record
+            if _is_id(path.stem) and self._is_live(path.stem):
+                outline = self._read(path.stem, RunOutline)
+                if outline and outline.recipe.name == recipe_name:
+                    yield path.stem
 
     def next_moment(self) -> datetime:
         """When a run that begins now begins: after all that are on record, however the clock was set since."""

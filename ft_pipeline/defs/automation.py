@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from ft_pipeline import environment
 from ft_pipeline.defs.started_runs import RECIPE_TAG, list_started, tags_of
 from ft_pipeline.retraining.decision import Rest
 from ft_pipeline.retraining.declared import Declared, declare_retraining, look
@@ -64,9 +65,11 @@ def _answer(
     if isinstance(found, Rest):
         return dg.SkipReason(found.reason)
     context.log.info(found.reason)
+    # The environment's recipe may lie outside the project, which run config may not name.
+    chosen = {} if recipe == environment.recipe_name() else {"recipe": recipe}
     return dg.RunRequest(
-        run_key=f"{recipe}:{found.data}:{found.attempt}",
-        run_config={"resources": {"pipeline": {"config": {"recipe": recipe, "data": found.data}}}},
+        run_key=f"{recipe}:{found.data}:{found.contract}:{found.attempt}",
+        run_config={"resources": {"pipeline": {"config": {**chosen, "data": found.data}}}},
         tags=tags_of(recipe, found),
     )
 

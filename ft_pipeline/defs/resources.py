@@ -70,7 +70,7 @@ class PipelineResource(dg.ConfigurableResource):
         store = _find_store(self.artifacts)
         if self.artifacts:
             require_inside(store, [root, environment.artifacts_folder().parent], "pipeline.artifacts")
-        return Run(lambda: self._load(root), root, store, ids, self.data)
+        return Run(lambda: self._load(root), root, store, ids, self.data, is_trial=bool(self.overrides))
 
     def _load(self, root: Path) -> Recipe:
         path = find_recipe(self.recipe or environment.recipe_name(), root)

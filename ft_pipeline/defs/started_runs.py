@@ -13,6 +13,8 @@ _STATES: dict[dg.DagsterRunStatus, RunState] = {
     dg.DagsterRunStatus.NOT_STARTED: "unlaunched",
     dg.DagsterRunStatus.SUCCESS: "succeeded",
 }
+# Whether a person has asked for the end of a run that has ended, which never changes.
+_asked: dict[str, bool] = {}
 _BROKEN_OFF = {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 
@@ -38,7 +40,8 @@ def list_started(instance: dg.DagsterInstance, recipe: str) -> list[StartedRun]:
 
 def _find_state(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RunState:
     if run.status in _BROKEN_OFF:
-        # Without a person's word before it, the run, the machine or the daemon has ended it.
-        asked = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING)
-        return "cancelled" if asked else "failed"
+        if run.run_id not in _asked:
+            # Without a person's word before it, the run, the machine or the daemon has ended it.
+            _asked[run.run_id] = bool(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.PIPELINE_CANCELING))
+        return "cancelled" if _asked[run.run_id] else "failed"
     return _STATES.get(run.status, "going")

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.datasets.sources import SourceFile, find_sources
+from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, find_sources
 from ft_pipeline.fingerprint import hash_file
-from ft_pipeline.recipe import Recipe, RetrainingSection
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.retraining.rows import RowFolder
 
 _Identity = tuple[int, int, int, int]
 _UNKNOWN = ""
+_MOST_REMEMBERED = 100_000
 # Of files that have not changed since they were hashed, by their path: a look every half minute reads none twice.
 _hashes: dict[Path, tuple[_Identity, str]] = {}
 # Whether a file ends whole, and why it cannot be read, by its hash and its kind.
 _ends: dict[tuple[str, str], tuple[bool, str]] = {}
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """A file that is not taken yet.
+
+    Attributes:
+        sentence: Which one and why, for people.
+        is_tested: It belongs to a test set.
+        is_changing: It is not at rest, so it may be any file, one that was trained on before among them.
+    """
+
+    sentence: str
+    is_tested: bool
+    is_changing: bool
 
 
 @dataclass(frozen=True)
@@ -25,45 +42,40 @@ class Arrivals:
     Attributes:
         files: Quiet and whole.
         changed_at: When each of these was changed last, in seconds since 1970.
-        unsettled: A sentence for each of the others.
+        unsettled: The others.
     """
 
     files: tuple[SourceFile, ...]
     changed_at: tuple[float, ...]
-    unsettled: tuple[str, ...]
+    unsettled: tuple[Unsettled, ...]
 
 
-def find_arrivals(recipe: Recipe, root: Path, store_root: Path, now: float) -> Arrivals:
+def find_arrivals(recipe: Recipe, root: Path, store_root: Path, now: float, *, is_patient: bool = True) -> Arrivals:
     """Look at all files of the recipe's sources and test sets.
 
     A file is quiet when the kernel has not seen it change for `quiet_seconds`; a copied, renamed or touched one has
-    changed, whatever its time stamp says. A file from elsewhere has changed when its copy was fetched.
+    changed, whatever its time stamp says. A file from elsewhere is whole when its copy is there, and has changed when
+    that was fetched: who is patient waits for others that come with it.
 
     Args:
-        now: In seconds since 1970.
+        now: In seconds since 1970, when the look begins; it may take a while.
 
     Raises:
         SourceError: as of `find_sources`.
         DiskSpaceError: there is no room for a copy.
     """
-    settings, rows = recipe.retraining, RowFolder(store_root, recipe.name)
-    downloads = store_root / "_downloads"
-
-    def hash_of(path: Path) -> str:
-        # A copy is whole as soon as it is there, and its hash decides whether it is fetched again.
-        is_copy = path.is_relative_to(downloads)
-        return _hash_once(path) if is_copy or _age(path, now) >= settings.quiet_seconds else _UNKNOWN
-
+    look = _Look(recipe, store_root, now, is_patient=is_patient)
+    if len(_hashes) + len(_ends) > _MOST_REMEMBERED:
+        _hashes.clear()
+        _ends.clear()
     files, times, unsettled = [], [], []
-    for source in find_sources(recipe.dataset, root, downloads, hash_of):
-        age = _age(source.path, now)
-        if source.sha256 == _UNKNOWN or age < settings.quiet_seconds:
-            unsettled.append(f"{source.name} changed {age:.0f} s ago")
-        elif fault := _find_fault(source, rows, age, settings):
-            unsettled.append(fault)
+    for source in find_sources(recipe.dataset, root, look.downloads, look.hash_of):
+        found = look.examine(source)
+        if isinstance(found, Unsettled):
+            unsettled.append(found)
         else:
             files.append(source)
-            times.append(changed_at(source.path))
+            times.append(found)
     return Arrivals(tuple(files), tuple(times), tuple(unsettled))
 
 
@@ -72,31 +84,79 @@ def changed_at(path: Path) -> float:
     return path.stat().st_ctime
 
 
-def _age(path: Path, now: float) -> float:
-    """Seconds since a file was changed; of one from the future, how far: the clock has been set back since then."""
-    return abs(now - changed_at(path))
+class _Look:
+    """One look at all files."""
 
+    def __init__(self, recipe: Recipe, store_root: Path, now: float, *, is_patient: bool) -> None:
+        self.downloads = store_root / "_downloads"
+        self._settings = recipe.retraining
+        self._rows = RowFolder(store_root, recipe.name)
+        self._now, self._began = now, time.monotonic()
+        self._is_patient = is_patient
 
-def _find_fault(source: SourceFile, rows: RowFolder, age: float, settings: RetrainingSection) -> str:
-    """Why a quiet file is not taken yet; empty if it is.
+    def hash_of(self, path: Path) -> str:
+        """The hash of a file that is at rest. A copy is so always, and its hash decides if it is fetched again."""
+        return _hash_once(path) if self._is_copy(path) or self._is_quiet(path) else _UNKNOWN
 
-    One that cannot be read to its end never is, for it would fail the run. One whose last row is cut off is taken after
-    the longest wait: the row goes to quarantine.
-    """
-    file = (source.sha256, source.kind)
-    if file not in _ends:
-        found = rows.read(source)
-        _ends[file] = (found.ends_whole, found.fault)
-    ends_whole, fault = _ends[file]
-    if fault or ends_whole or age >= settings.longest_wait_minutes * 60:
-        return fault
-    return f"{source.name} ends in the middle of a row"
+    def examine(self, source: SourceFile) -> float | Unsettled:
+        """When the file was changed last if it is taken, or why it is not.
+
+        One that cannot be read to its end never is, for it would fail the run. One whose last row is cut off is taken
+        after the longest wait: the row goes to quarantine.
+        """
+
+        def wait(sentence: str, *, is_changing: bool = True) -> Unsettled:
+            return Unsettled(f"{source.name} {sentence}", source.set != TRAINING_SET, is_changing)
+
+        path = source.path
+        try:
+            if source.sha256 == _UNKNOWN or not self._is_quiet(path):
+                return wait(f"changed {self._age(path):.0f} s ago")
+            ends_whole, fault = self._read_end(source)
+            if not self._is_as_hashed(path):
+                return wait("changed while it was looked at")
+            waits_for_end = not ends_whole and self._age(path) < self._settings.longest_wait_minutes * 60
+            if fault or waits_for_end:
+                return wait(fault or "ends in the middle of a row", is_changing=False)
+            return changed_at(path)
+        except OSError as err:
+            return wait(f"cannot be read: {err.strerror or err}")
+
+    def _read_end(self, source: SourceFile) -> tuple[bool, str]:
+        """Whether a file ends whole, and why it cannot be read; empty if it can."""
+        file = (source.sha256, source.kind)
+        if file in _ends:
+            return _ends[file]
+        found = self._rows.read(source, lambda: self._is_as_hashed(source.path))
+        if self._is_as_hashed(source.path):
+            _ends[file] = (found.ends_whole, found.fault)
+        return found.ends_whole, found.fault
+
+    def _is_quiet(self, path: Path) -> bool:
+        if self._is_copy(path) and not self._is_patient:
+            return True
+        return self._age(path) >= self._settings.quiet_seconds
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was changed; of one from the future, how far: the clock has been set back since then."""
+        return abs(self._now + time.monotonic() - self._began - changed_at(path))
+
+    def _is_copy(self, path: Path) -> bool:
+        return path.is_relative_to(self.downloads)
+
+    def _is_as_hashed(self, path: Path) -> bool:
+        known = _hashes.get(path)
+        return self._is_copy(path) or (known is not None and known[0] == _identify(path))
 
 
 def _hash_once(path: Path) -> str:
-    status = path.stat()
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    identity = _identify(path)
     known = _hashes.get(path)
     if known is None or known[0] != identity:
         known = _hashes[path] = (identity, hash_file(path))
     return known[1]
+
+
+def _identify(path: Path) -> _Identity:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -59,6 +59,11 @@ class Content(BaseModel):
         """Hash and kind of the files that are trained on."""
         return {(file.sha256, file.kind) for file in self.files if file.set == TRAINING_SET}
 
+    @property
+    def all_files(self) -> set[tuple[str, str]]:
+        """Hash and kind of all files."""
+        return {(file.sha256, file.kind) for file in self.files}
+
     def take(self, sources: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
         """Those of the sources that belong to it.
 

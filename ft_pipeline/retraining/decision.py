@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from ft_pipeline.recipe import RetrainingSection
-from ft_pipeline.retraining.arrivals import Arrivals
+from ft_pipeline.retraining.arrivals import Arrivals, Unsettled
 from ft_pipeline.retraining.ledger import Book
 
 RunState = Literal["unlaunched", "going", "succeeded", "failed", "cancelled"]
@@ -40,7 +40,8 @@ class Situation:
         contract: Hash of the recipe's words on the data.
         book: What became of earlier contents.
         started: What retraining has started, oldest first.
-        live: A run of the recipe that a person or CI has started and that goes on, with the digest of its data.
+        live: Runs of the recipe that go on, whoever has started them, by the digest of their data.
+        is_cut: A file that was trained on last is not among the settled ones.
         count_new_rows: Asked only if it matters.
         waited: For how long the oldest file that is new has been there.
         is_patient: Files that are on their way are waited for; else the others are taken now.
@@ -52,7 +53,8 @@ class Situation:
     contract: str
     book: Book
     started: Sequence[StartedRun]
-    live: tuple[str, str] | None
+    live: Mapping[str, str]
+    is_cut: bool
     count_new_rows: Callable[[], int]
     waited: timedelta
     is_patient: bool
@@ -93,8 +95,8 @@ def _is_busy(at: Situation, _: RetrainingSection) -> str:
     if going:
         what = "this data" if going.data == at.data else "earlier data; what has come since waits for its end"
         return f"run {going.id} is at {what}"
-    if at.live and at.live[1] == at.data:
-        return f"run {at.live[0]}, which was not started by retraining, is at this data"
+    if run := at.live.get(at.data):
+        return f"run {run}, which was not started by retraining, is at this data"
     return ""
 
 
@@ -102,6 +104,10 @@ def _is_on_its_way(at: Situation, settings: RetrainingSection) -> str:
     unsettled, longest = at.arrivals.unsettled, timedelta(minutes=settings.longest_wait_minutes)
     if not at.arrivals.files:
         return f"no file is quiet and whole yet: {_show(unsettled)}"
+    if tested := [file for file in unsettled if file.is_tested]:
+        return f"waits for a test set, without which nothing is judged: {_show(tested)}"
+    if at.is_cut and (changing := [file for file in unsettled if file.is_changing]):
+        return f"waits for files that may hold what was trained on before: {_show(changing)}"
     if unsettled and at.is_patient and at.waited < longest:
         return f"waits for files that are on their way: {_show(unsettled)}"
     return ""
@@ -151,7 +157,9 @@ def _is_too_soon(at: Situation, settings: RetrainingSection) -> str:
     last = at.book.last_trained
     if last is None:
         return ""
-    elapsed, least = at.now - last.began_at, timedelta(hours=settings.min_hours_between_runs)
+    # The beginnings of runs only grow; after a jump of the clock they are ahead of it for a while.
+    began_at = min(last.began_at, last.at)
+    elapsed, least = at.now - began_at, timedelta(hours=settings.min_hours_between_runs)
     if timedelta() <= elapsed < least:
         return (
             f"new data waits for {_span(least - elapsed)} more: run {last.run} began {_span(elapsed)} ago, "
@@ -161,16 +169,14 @@ def _is_too_soon(at: Situation, settings: RetrainingSection) -> str:
 
 
 def _find_failed(at: Situation) -> list[StartedRun]:
-    return [run for run in at.started if run.data == at.data and run.state == "failed"]
+    """Runs on this data that came to no verdict; a refusal, or a gate that was not passed, is one."""
+    judged = {entry.run for entry in at.book.judged}
+    return [run for run in at.started if run.data == at.data and run.state == "failed" and run.id not in judged]
 
 
-def _show(sentences: Sequence[str]) -> str:
-    def shown() -> Iterator[str]:
-        yield from sentences[:_SHOWN]
-        if len(sentences) > _SHOWN:
-            yield f"and {len(sentences) - _SHOWN} more"
-
-    return "; ".join(shown())
+def _show(files: Sequence[Unsettled]) -> str:
+    more = [f"and {len(files) - _SHOWN} more"] if len(files) > _SHOWN else []
+    return "; ".join([*(file.sentence for file in files[:_SHOWN]), *more])
 
 
 def _count(number: int, what: str) -> str:

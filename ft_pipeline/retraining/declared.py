@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +43,11 @@ def declare_retraining() -> list[Declared]:
     found: dict[str, Declared] = {}
     for name in (environment.recipe_name(), *_find_with_section(root / "recipes")):
         label = re.sub(r"\W", "_", Path(name).stem if name.endswith((".yaml", ".yml")) else name, flags=re.ASCII)
-        found.setdefault(label, Declared(name, label, _read_settings(name, root)))
+        if any(one.recipe == name for one in found.values()):
+            continue
+        while label in found:  # a-b and a_b
+            label += "_"
+        found[label] = Declared(name, label, _read_settings(name, root))
     return list(found.values())
 
 
@@ -59,8 +64,9 @@ def look(recipe: str, started: list[StartedRun], now: datetime, *, is_patient: b
 
 def _find_with_section(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("*.yaml")):
-        if _SECTION.search(path.read_bytes()):
-            yield path.stem
+        with suppress(OSError):  # a folder, or somebody else's: no recipe of ours
+            if _SECTION.search(path.read_bytes()):
+                yield path.stem
 
 
 def _read_settings(name: str, root: Path) -> RetrainingSection:

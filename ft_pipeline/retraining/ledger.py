@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ft_pipeline.datasets.sources import without_credentials
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.file_lock import lock_file
@@ -119,5 +120,5 @@ class Ledger:
 
 
 def hash_contract(dataset: DatasetSection) -> str:
-    """Identifies what the recipe says of the data: under other words it may be taken."""
-    return fingerprint({"dataset": dataset})
+    """Identifies what the recipe says of the data, keys in its URLs aside: under other words it may be taken."""
+    return fingerprint({"dataset": without_credentials(dataset)})

@@ -27,10 +27,12 @@ class Due:
 
     Attributes:
         data: Digest of the content that it shall train on.
-        attempt: 1 for the first on this content.
+        contract: Hash of the recipe's words on the data.
+        attempt: 1 for the first on this content under these words.
     """
 
     data: str
+    contract: str
     attempt: int
     reason: str
 
@@ -64,19 +66,21 @@ class Retrainer:
             DiskSpaceError: there is no room for a copy of what lies elsewhere.
         """
         try:
-            arrivals = find_arrivals(self._recipe, self._root, self._store_root, now.timestamp())
+            arrivals = find_arrivals(self._recipe, self._root, self._store_root, now.timestamp(), is_patient=is_patient)
         except SourceError as err:
             return Rest(f"the data cannot be looked at: {err}")
         content, book = Content.of(arrivals.files), self._ledger.read()
         before = self._contents.find(book.last_trained.data) if book.last_trained else None
+        live, contract = self._find_live(), hash_contract(self._recipe.dataset)
         situation = Situation(
             now=now,
             arrivals=arrivals,
             data=content.digest,
-            contract=hash_contract(self._recipe.dataset),
+            contract=contract,
             book=book,
             started=started,
-            live=self._find_live(),
+            live=live,
+            is_cut=bool(before and before.all_files - content.all_files),
             count_new_rows=lambda: self._count_new_rows(arrivals.files, before),
             waited=_find_waited(arrivals, before, now),
             is_patient=is_patient,
@@ -85,29 +89,25 @@ class Retrainer:
         if isinstance(decision, Rest):
             return decision
         self._contents.write(content)
-        self._forget(content, before, started)
-        return Due(content.digest, decision.attempt, decision.reason)
+        kept = [content, before] if before else [content]
+        self._rows.keep_only({file for one in kept for file in one.all_files})
+        waiting = [run.data for run in started[-_CONTENTS_KEPT:]]
+        self._contents.keep_only([*(one.digest for one in kept), *waiting, *live])
+        return Due(content.digest, contract, decision.attempt, decision.reason)
 
-    def _find_live(self) -> tuple[str, str] | None:
-        for run_id, record in RunFolder(self._store_root).list_live():
-            if record.recipe.name == self._recipe.name:
-                return run_id, record.data_digest
-        return None
+    def _find_live(self) -> dict[str, str]:
+        runs = RunFolder(self._store_root)
+        found = ((run_id, runs.read(run_id)) for run_id in runs.list_live(self._recipe.name))
+        return {record.data_digest: run_id for run_id, record in found if record}
 
     def _count_new_rows(self, files: Sequence[SourceFile], before: Content | None) -> int:
         """Rows of a file that is gone and that no look has seen are not known, and count as never trained on."""
         old = before.training_files if before else set()
         now = {(file.sha256, file.kind): file for file in files if file.set == TRAINING_SET}
-        gone = [self._rows.find(*file) for file in old - now.keys()]
+        known = [self._rows.find(*file) for file in old]
         return count_new(
-            [self._rows.read(now[file]).hashes for file in now.keys() - old], [rows.hashes for rows in gone if rows]
+            [self._rows.read(now[file]).hashes for file in now.keys() - old], [rows.hashes for rows in known if rows]
         )
-
-    def _forget(self, content: Content, before: Content | None, started: Sequence[StartedRun]) -> None:
-        """What no later look can need, and no run that was started and waits."""
-        kept = [content, before] if before else [content]
-        self._rows.keep_only({(file.sha256, file.kind) for one in kept for file in one.files})
-        self._contents.keep_only([*(one.digest for one in kept), *(run.data for run in started[-_CONTENTS_KEPT:])])
 
 
 def _find_waited(arrivals: Arrivals, before: Content | None, now: datetime) -> timedelta:

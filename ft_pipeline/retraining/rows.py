@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +54,20 @@ class RowFolder:
     def __init__(self, store_root: Path, recipe_name: str) -> None:
         self._folder = store_root / "_retraining" / recipe_name / "rows"
 
-    def read(self, source: SourceFile) -> Rows:
-        """The rows of a file; it is read once for as long as its bytes stay what they are."""
+    def read(self, source: SourceFile, is_same: Callable[[], bool] = lambda: True) -> Rows:
+        """The rows of a file; it is read once for as long as its bytes stay what they are.
+
+        Args:
+            is_same: Whether its bytes are still those of its hash; if not, what was read is not kept.
+
+        Raises:
+            OSError: it is gone, or the disk does not give it.
+        """
         known = self.find(source.sha256, source.kind)
         if known is None:
             known = _read_rows(source)
+            if not is_same():
+                return known
             content = io.BytesIO()
             np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole, fault=known.fault)
             write_file(self._path(source.sha256, source.kind), content.getvalue())
@@ -85,14 +94,8 @@ class RowFolder:
 
 
 def count_new(now: Iterable[NDArray[np.uint64]], before: Iterable[NDArray[np.uint64]]) -> int:
-    """How many rows there are that were not there before; of a row that is there n times more than before, n."""
-    rows, counts = np.unique(_join(now), return_counts=True)
-    old, old_counts = np.unique(_join(before), return_counts=True)
-    if not len(old):
-        return int(counts.sum())
-    place = np.minimum(np.searchsorted(old, rows), len(old) - 1)
-    had = np.where(old[place] == rows, old_counts[place], 0)
-    return int(np.maximum(counts - had, 0).sum())
+    """How many different rows there are that were not there before, however often they stand there."""
+    return len(np.setdiff1d(_join(now), _join(before)))
 
 
 def _join(parts: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -108,7 +111,9 @@ def _read_rows(source: SourceFile) -> Rows:
                     hashes += hashlib.blake2b(row, digest_size=8).digest()
                 last = batch
     except SourceError as err:
-        fault = str(err)
+        if isinstance(err.__cause__, OSError) and err.__cause__.errno is not None:
+            raise err.__cause__ from err  # of the machine, and gone by the next look; it says nothing of the bytes
+        fault = str(err).removeprefix(f"{source.name}: ")
     return Rows(np.frombuffer(bytes(hashes), np.uint64), _ends_whole(last), fault)
 
 

@@ -14,7 +14,9 @@ import yaml
 
 from ft_pipeline.errors import ArtifactError, RecipeError, SourceError
 from ft_pipeline.recipe_file import load_recipe
+from ft_pipeline.retraining import arrivals
 from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
+from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 from ft_pipeline.run import Run
 from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
@@ -30,8 +32,10 @@ class Project:
         self.store_root = root / "data/artifacts"
         self.settings = settings
         self.sources = ["data/*.jsonl"]
+        self.test_sets: dict[str, list[str]] = {}
         self.started: list[StartedRun] = []
         self.now = START
+        self.monkeypatch: pytest.MonkeyPatch
 
     def write(self, name: str, rows: range) -> Path:
         path = self.root / "data" / name
@@ -40,7 +44,10 @@ class Project:
 
     def look(self, *, is_patient: bool = True) -> Due | Rest:
         """A look long after the last change, if `now` was not set."""
-        words = RECIPE | {"retraining": self.settings, "dataset": RECIPE["dataset"] | {"sources": self.sources}}
+        words = RECIPE | {
+            "retraining": self.settings,
+            "dataset": RECIPE["dataset"] | {"sources": self.sources, "test_sets": self.test_sets},
+        }
         (self.root / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
         recipe = load_recipe(self.root / "recipes/mine.yaml")
         moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
@@ -69,7 +76,9 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    return Project(make_project(tmp_path / "root", tiny_base, monkeypatch))
+    found = Project(make_project(tmp_path / "root", tiny_base, monkeypatch))
+    found.monkeypatch = monkeypatch
+    return found
 
 
 def test_files_that_came_together_start_one_run(project: Project) -> None:
@@ -125,6 +134,42 @@ def test_the_others_do_not_wait_for_a_file_that_goes_on_changing_for_ever(projec
     assert isinstance(due, Due), due
 
 
+def touch_now(project: Project, name: str) -> None:
+    """At the moment of the look, two hours from now, this file has just been changed."""
+    path = project.root / "data" / name
+    project.monkeypatch.setattr(
+        arrivals,
+        "changed_at",
+        lambda one: time.time() + 7200 if one == path else one.stat().st_ctime,
+    )
+
+
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_what_was_trained_on_before_is_never_left_out_because_it_changes(project: Project, is_patient: bool) -> None:
+    project.settings["longest_wait_minutes"] = 0
+    project.train(project.due().data)
+    project.write("more.jsonl", range(100, 120))
+    touch_now(project, "rows.jsonl")
+    reason = project.rest(is_patient=is_patient)
+    assert reason.startswith("waits for files that may hold what was trained on before: data/rows.jsonl changed")
+
+
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_test_set_is_never_left_out(project: Project, is_patient: bool) -> None:
+    project.settings["longest_wait_minutes"] = 0
+    (project.root / "data/tests").mkdir()
+    project.write("tests/asked.jsonl", range(200, 210))
+    project.test_sets = {"asked": ["data/tests/*.jsonl"]}
+    touch_now(project, "tests/asked.jsonl")
+    assert project.rest(is_patient=is_patient).startswith("waits for a test set")
+
+
+def test_rows_that_were_trained_on_are_not_new_in_another_file(project: Project) -> None:
+    project.train(project.due().data)
+    project.write("again.jsonl", range(5, 15))
+    assert project.rest() == "0 new training rows, retraining.min_new_rows is 1"
+
+
 def test_a_half_written_row_is_waited_for_and_then_taken_as_it_is(project: Project) -> None:
     path = project.write("new.jsonl", range(100, 110))
     path.write_text(path.read_text()[:-9])
@@ -138,7 +183,7 @@ def test_an_archive_that_was_cut_off_is_never_taken(project: Project) -> None:
     whole = gzip.compress("".join(ROW % (number, number) for number in range(100, 200)).encode())
     (project.root / "data/new.jsonl.gz").write_bytes(whole[:-20])
     project.sources = ["data"]
-    assert "left out: data/new.jsonl.gz: is truncated" in project.due().reason
+    assert "left out: data/new.jsonl.gz is truncated" in project.due().reason
 
 
 def test_too_few_new_rows_wait_for_more(project: Project) -> None:
@@ -195,7 +240,7 @@ def test_a_failed_run_is_tried_again_later_each_time_and_then_no_more(project: P
     for attempt, minutes in ((2, 10), (3, 20)):
         project.now = START + timedelta(hours=5)
         project.start(due, "failed", f"0-{attempt - 1}", project.now - timedelta(minutes=minutes - 1))
-        assert f"it is tried again in {60} s" in project.rest()
+        assert "it is tried again in 60 s" in project.rest()
         project.now += timedelta(minutes=1)
         assert project.due().attempt == attempt
     project.start(due, "failed", "0-3", project.now)
@@ -222,11 +267,37 @@ def test_refused_data_is_not_tried_again_unless_the_recipe_says_otherwise_of_it(
     run.pin()
     run.judge("refused", "v")
     run.close()
+    project.settings["max_retries"] = 0
+    project.start(due, "failed", "a-b", START)
     assert "run a-b has refused this data" in project.rest()
     recipe = load_recipe(project.root / "recipes/mine.yaml", {"dataset.max_quarantined_share": 0.5})
-    found = Retrainer(recipe, project.root, project.store_root).look([], datetime.now(UTC) + timedelta(days=1))
+    later = datetime.now(UTC) + timedelta(days=1)
+    found = Retrainer(recipe, project.root, project.store_root).look(project.started, later)
     assert isinstance(found, Due)
-    assert found.data == due.data
+    assert (found.data, found.attempt) == (due.data, 1)
+    assert found.contract != due.contract
+
+
+def test_a_run_whose_fields_were_changed_for_it_does_not_count(project: Project) -> None:
+    project.look()
+    recipe = project.root / "recipes/mine.yaml"
+    run = Run(lambda: load_recipe(recipe), project.root, project.store_root, ["a-b"], is_trial=True)
+    run.pin()
+    run.judge("published", "v")
+    run.close()
+    assert project.due().attempt == 1
+
+
+def test_a_jump_of_the_clock_does_not_let_runs_follow_each_other_at_once(project: Project) -> None:
+    project.settings["min_hours_between_runs"] = 24
+    due = project.due()
+    project.train(due.data)
+    ledger = Ledger(project.store_root, "mine")
+    (entry,) = ledger.read().judged
+    ahead = entry.model_copy(update={"run": "0-2", "data": "0" * 24, "began_at": START + timedelta(days=40)})
+    ledger.add(ahead)
+    project.write("more.jsonl", range(100, 120))
+    assert project.rest().startswith("new data waits for")
 
 
 def test_a_folder_that_is_empty_says_so(project: Project) -> None:
