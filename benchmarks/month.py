@@ -54,6 +54,7 @@ EVENTS = {
 RETRAINING = {"retry_minutes": 0, "quiet_seconds": 1}
 _MOST_TICKS = 6
 _TEST_ROWS = 100
+_MOST_GROWTH = 1.25
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Night:
         score: Of the model of the night on the test set.
         champion_score: Of the published one.
         store_mib: Size of the artifact store, hard links counted once.
-        home_mib: Size of Dagster's home.
+        all_mib: Of everything: the store, what is published, the data, Dagster's home and its logs.
     """
 
     number: int
@@ -79,7 +80,7 @@ class Night:
     score: float | None
     champion_score: float | None
     store_mib: float
-    home_mib: float
+    all_mib: float
     seconds: float
 
 
@@ -202,7 +203,7 @@ class Month:
         command += ["--config", str(config), "--tags", json.dumps(request.tags)]
         log = self.folder / "runs.log"
         with log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=PROJECT, stdout=out, stderr=out)
+            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out)
             if is_killed:
                 _kill_training(process)
             code = process.wait()
@@ -225,7 +226,7 @@ class Month:
             score=self._read_score(events[-1].model) if events else None,
             champion_score=self._read_score(state.champion) if state.champion else None,
             store_mib=_measure(self.store),
-            home_mib=_measure(self.home),
+            all_mib=_measure(self.folder),
             seconds=round(seconds, 1),
         )
 
@@ -270,6 +271,8 @@ def _environment(folder: Path) -> Iterator[None]:
     words = {"ROOT": folder, "RECIPE": "tickets", "DEVICE": "cpu", "LOCK_DIR": folder / "locks"}
     os.environ.update({f"FT_PIPELINE_{name}": str(value) for name, value in words.items()})
     os.environ["DAGSTER_HOME"] = str(folder / "home")
+    # Dagster's relative folder of logs lies in the folder that runs are started in.
+    os.environ["PYTHONPATH"] = str(PROJECT)
     now = automation.now
     # The evening's files are an hour old at night.
     automation.now = lambda: datetime.now(UTC) + timedelta(hours=1)
@@ -283,8 +286,8 @@ def judge(month: Month, nights: list[Night]) -> dict[str, Any]:
     """What must hold in the end, in figures."""
     scores = [night.score for night in nights if night.score is not None]
     champion = nights[-1].champion_score
-    middle = [night.store_mib for night in nights[len(nights) // 3 : 2 * len(nights) // 3]]
-    last = [night.store_mib for night in nights[2 * len(nights) // 3 :]]
+    middle = [night.all_mib for night in nights[len(nights) // 3 : 2 * len(nights) // 3]]
+    last = [night.all_mib for night in nights[2 * len(nights) // 3 :]]
     return {
         "nights": len(nights),
         "runs": sum(len(night.runs) for night in nights),
@@ -293,9 +296,22 @@ def judge(month: Month, nights: list[Night]) -> dict[str, Any]:
         "best_score_of_any_model": max(scores),
         "champion_score": champion,
         "published_files_with_faults": len(find_faults(month.store.parent / "published/tickets")),
-        "largest_store_mib_in_the_middle_third": max(middle),
-        "largest_store_mib_in_the_last_third": max(last),
+        "largest_mib_in_the_middle_third": max(middle),
+        "largest_mib_in_the_last_third": max(last),
     }
+
+
+def find_faults_of(figures: dict[str, Any]) -> list[str]:
+    """What does not hold of a month that was survived."""
+    growth = figures["largest_mib_in_the_last_third"] / figures["largest_mib_in_the_middle_third"]
+    promises = {
+        "the champion is the best model of all nights": (
+            figures["champion_score"] == figures["best_score_of_any_model"]
+        ),
+        "what is published is whole": figures["published_files_with_faults"] == 0,
+        f"the disk no longer grows by more than a quarter in ten nights ({growth:.2f})": growth <= _MOST_GROWTH,
+    }
+    return [promise for promise, holds in promises.items() if not holds]
 
 
 def _to_markdown(found: dict[str, Any], nights: list[Night]) -> str:
@@ -303,14 +319,14 @@ def _to_markdown(found: dict[str, Any], nights: list[Night]) -> str:
     lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in found.items()]
     lines += [
         "",
-        "| night | event | rows there | runs | verdict | score | champion | store MiB | Dagster MiB | s |",
+        "| night | event | rows there | runs | verdict | score | champion | store MiB | all MiB | s |",
         "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for night in nights:
         score, champion = ("-" if value is None else f"{value:.3f}" for value in (night.score, night.champion_score))
         lines.append(
             f"| {night.number} | {night.event} | {night.rows} | {', '.join(night.runs) or 'none'} | {night.outcome} | "
-            f"{score} | {champion} | {night.store_mib} | {night.home_mib} | {night.seconds:.0f} |"
+            f"{score} | {champion} | {night.store_mib} | {night.all_mib} | {night.seconds:.0f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -333,6 +349,8 @@ def main(nights: int, rows: int, work: Path | None, out: Path) -> None:
     write_results(
         out, "month", {"figures": figures, "nights": [asdict(night) for night in found]}, _to_markdown(figures, found)
     )
+    if faults := find_faults_of(figures):
+        raise SystemExit("not so: " + "; ".join(faults))
 
 
 if __name__ == "__main__":

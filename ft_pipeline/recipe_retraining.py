@@ -32,7 +32,7 @@ class RetrainingSection(Section):
     min_hours_between_runs: float = Field(
         0,
         ge=0,
-        description="After a run that came to a verdict on a model, new data waits for this long, counted from its start.",
+        description="After a run that came to a verdict on a model, new data waits this long, from its start on.",
     )
     max_retries: int = Field(2, ge=0, le=20, description="How often a run that failed is started again on its data.")
     retry_minutes: float = Field(
