@@ -114,7 +114,7 @@ def _strike(process: subprocess.Popen[bytes], instance: Instance, moment: Moment
     kinds: dict[str, list[int]] = {}
     for number, words in living.items():
         kinds.setdefault(_name_kind(words, is_first=number == process.pid), []).append(number)
-    dice = random.Random(moment.seed)
+    dice = random.Random(f"{moment.seed} victim")  # the moment's own dice would show the same number again
     kind = dice.choices(sorted(kinds), [_WEIGHTS[kind] for kind in sorted(kinds)])[0]
     victim = dice.choice(sorted(kinds[kind]))
     with suppress(ProcessLookupError):
