@@ -75,7 +75,7 @@ def _main(event: str, reference: Reference, instance: Instance, stage: str) -> O
     said = _find_error(instance.read_log())
     if status and not re.search(_WORDS[event], said, re.DOTALL):
         outcome.faults.append(f"unclear error: {said[-1500:]}")
-    outcome.facts["said"] = said[:400]
+    outcome.facts["said"] = said.replace(str(instance.folder), "")[:400]
     if event == READ_ONLY:
         subprocess.run(["umount", "--lazy", str(instance.disk)], check=True)  # noqa: S607
     outcome.faults += find_damage(instance, reference.champions)
