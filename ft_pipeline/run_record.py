@@ -164,8 +164,11 @@ class RunFolder:
         return descriptor
 
     def is_left(self, run_id: str) -> bool:
-        """Whether processes have worked for a run on this store, and none of them lives."""
-        return self._path(run_id, "lock").exists() and not self._is_live(run_id)
+        """Whether processes have worked for a run here, and none of them lives; False where nobody can tell."""
+        try:
+            return self._path(run_id, "lock").exists() and not self._is_live(run_id)
+        except OSError:  # another user's store, or a disk that is read-only
+            return False
 
     def list_runs(self) -> Iterator[PastRun]:
         """All runs on record, newest first.

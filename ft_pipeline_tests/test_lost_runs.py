@@ -56,6 +56,13 @@ def test_a_run_that_has_no_lock_here_may_be_another_machines(watch: Watch) -> No
     assert not (watch.store / "_runs/theirs.lock").exists(), "looking must not make it one of ours"
 
 
+def test_a_store_that_cannot_be_looked_into_keeps_no_other_run_from_being_judged(watch: Watch) -> None:
+    folder = RunFolder(watch.store)
+    os.close(folder.hold("one"))
+    (watch.store / "_runs/two.lock").symlink_to(watch.store)  # is not opened
+    assert [watch.look(one=1, two=1) for _ in range(LOOKS)] == [(), (), ("one",)]
+
+
 def test_each_run_is_looked_at_by_itself_and_one_that_has_ended_is_forgotten(watch: Watch) -> None:
     folder = RunFolder(watch.store)
     os.close(folder.hold("one"))

@@ -83,7 +83,8 @@ def survive_kill(reference: Reference, folder: Path, moment: Moment, pins: Mappi
         outcome.faults.append("the run was over before any kill")
         return outcome
     outcome.stage, outcome.process = hit.stage, hit.process
-    outcome.facts = {"after_seconds": round(hit.seconds, 2), "command": hit.words[-120:], "at_once": moment.at_once}
+    command = re.sub(r"\S*/", "", hit.words)[-120:]
+    outcome.facts = {"after_seconds": round(hit.seconds, 2), "command": command, "at_once": moment.at_once}
     if not (moment.at_once and hit.process == ORCHESTRATOR):
         process.wait(timeout=1200)
         silent_after, stuck = wait_for_silence(instance, _SILENT_AFTER_SECONDS)
@@ -114,7 +115,7 @@ def _strike(process: subprocess.Popen[bytes], instance: Instance, moment: Moment
     kinds: dict[str, list[int]] = {}
     for number, words in living.items():
         kinds.setdefault(_name_kind(words, is_first=number == process.pid), []).append(number)
-    dice = random.Random(moment.seed)
+    dice = random.Random(f"{moment.seed} victim")  # the moment's own dice would show the same number again
     kind = dice.choices(sorted(kinds), [_WEIGHTS[kind] for kind in sorted(kinds)])[0]
     victim = dice.choice(sorted(kinds[kind]))
     with suppress(ProcessLookupError):

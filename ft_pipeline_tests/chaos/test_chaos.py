@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 Pins = Mapping[str, str]
 
 
-@pytest.mark.parametrize(("stage", "fraction"), [("trained_adapter", 0.7), ("merged_model", 0.5), ("gguf_model", 0.3)])
+@pytest.mark.parametrize(
+    ("stage", "fraction"), [("raw_dataset", 0.5), ("trained_adapter", 0.7), ("evaluation_report", 0.3)]
+)
 def test_a_kill_of_any_process_loses_nothing(
     stage: str, fraction: float, reference: Reference, tmp_path: Path, pins: Pins
 ) -> None:
@@ -31,7 +33,7 @@ def test_a_kill_of_any_process_loses_nothing(
 
 
 @pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
-@pytest.mark.parametrize(("event", "stage"), [(FULL, "merged_model"), (READ_ONLY, START)])
+@pytest.mark.parametrize(("event", "stage"), [(FULL, "data_report"), (READ_ONLY, START)])
 def test_a_disk_that_takes_nothing_is_told_and_loses_nothing(
     event: str, stage: str, reference: Reference, tmp_path: Path, pins: Pins
 ) -> None:
@@ -40,7 +42,7 @@ def test_a_disk_that_takes_nothing_is_told_and_loses_nothing(
     assert outcome.facts["failed"]
 
 
-@pytest.mark.parametrize("what", ["a byte flipped in the published model and the store's", "the aliases spoilt"])
+@pytest.mark.parametrize("what", ["a byte flipped in the published model", "the aliases spoilt"])
 def test_damage_is_healed_or_told(what: str, reference: Reference, tmp_path: Path, pins: Pins) -> None:
     outcome = survive_damage(reference, tmp_path / "event", what, pins)
     assert outcome.is_survived, outcome.faults
