@@ -79,6 +79,8 @@ def survive_company(reference: Reference, folder: Path, what: str, pins: Mapping
             outcome.faults.append(f"run {number} failed: {log.read_text()[-1500:]}")
     said = "".join(path.read_text() for path in folder.glob("*/*.log"))
     outcome.facts["waited"] = "waits for another process" in said or "waiting for cpu" in said
+    if not outcome.facts["waited"]:
+        outcome.faults.append("neither run has waited for the other")
     if COMPANY[what] is _start_other_training:
         _remove_other(first, reference, outcome)
     outcome.faults += find_differences(first, reference)

@@ -72,6 +72,8 @@ def _main(event: str, reference: Reference, instance: Instance, stage: str) -> O
         _mount("-o", "remount,bind,ro", str(instance.disk))
     status = process.wait(timeout=1200)
     outcome.facts["failed"] = bool(status)
+    if not status:
+        outcome.faults.append("the disk was in nobody's way: the run ended well")
     said = _find_error(instance.read_log())
     if status and not re.search(_WORDS[event], said, re.DOTALL):
         outcome.faults.append(f"unclear error: {said[-1500:]}")
@@ -101,7 +103,9 @@ def _fill(path: Path) -> None:
 
 def _find_error(log: str) -> str:
     """What the run says of its failure, Dagster's own frames left aside."""
-    found = re.findall(r"^(?:\w+\.)*\w*(?:Error|Cancelled): .*(?:\n(?!  |\d{4}-|Stack|\n).*)*", log, re.MULTILINE)
+    found = re.findall(
+        r"^(?:\w+\.)*\w*(?:Error|Failure|Cancelled): .*(?:\n(?!  |\d{4}-|Stack|\n).*)*", log, re.MULTILINE
+    )
     return "\n".join(dict.fromkeys(found))
 
 
