@@ -12,7 +12,7 @@ import pytest
 
 from ft_pipeline.errors import ArtifactError, ResourceError
 from ft_pipeline.operations import restore as module
-from ft_pipeline.operations.backup import Backup
+from ft_pipeline.operations.backup import Backup, back_up
 from ft_pipeline.operations.restore import restore
 from ft_pipeline.retention import collect_garbage
 from ft_pipeline.retraining.ledger import Judged, Ledger
@@ -25,21 +25,25 @@ def _die_in_move(saved: Backup, machine: Publishing, number: int) -> None:
     """A restore in a process that is killed when half of the artifacts, or of a kind of records, is in its place."""
     process = os.fork()
     if process == 0:
-        move, moved = module._move, list[list[str]]()
-
-        def move_half(units: list[str], files: Path, store_root: Path) -> None:
-            if len(moved) == number:
-                move(units[: (len(units) + 1) // 2], files, store_root)
-                os._exit(9)
-            moved.append(units)
-            move(units, files, store_root)
-
-        module._move = move_half
         try:
-            restore(saved.path, machine.store.root, machine.published)
+            _restore_half(saved, machine, number)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+
+
+def _restore_half(saved: Backup, machine: Publishing, number: int) -> None:
+    move, moved = module._move, list[list[str]]()
+
+    def move_half(units: list[str], files: Path, store_root: Path) -> None:
+        if len(moved) == number:
+            move(units[: (len(units) + 1) // 2], files, store_root)
+            os._exit(9)
+        moved.append(units)
+        move(units, files, store_root)
+
+    module._move = move_half
+    restore(saved.path, machine.store.root, machine.published)
 
 
 @pytest.mark.parametrize("number", [0, 4])
@@ -82,11 +86,14 @@ def test_one_that_fails_in_the_middle_leaves_nothing(
 
 
 def test_what_a_tick_of_the_sensor_has_noted_in_an_empty_store_is_no_hindrance(
-    before: Publishing, saved: Backup, after: Publishing
+    before: Publishing, after: Publishing, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     entry = Judged(data="d", outcome="kept", run="r", validated="v", contract="c", began_at=now, at=now)
-    Ledger(after.store.root, "demo").add(entry)
+    Ledger(before.store.root, "demo").add(entry)
+    saved = back_up(before.store, tmp_path / "backups")
+    for name in ("demo", "other"):
+        Ledger(after.store.root, name).add(entry.model_copy(update={"data": "later"}))
     restore(saved.path, after.store.root, after.published)
     assert list_files(after.store) == list_files(before.store)
     assert Ledger(after.store.root, "demo").read().judged == (entry,)
