@@ -11,7 +11,7 @@ from typing import cast
 import click
 
 from ft_pipeline import environment
-from ft_pipeline.alerts.commands import alert_test
+from ft_pipeline.alerts.commands import alert, alert_test
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.doctor import examine
 from ft_pipeline.errors import CorruptArtifact, PipelineError
@@ -94,6 +94,7 @@ def plan(recipe: str | None, card: str | None, is_grid: bool, table_format: str)
     click.echo(render_recipe(loaded, root, find_card(card) if card else None, shape))
 
 
+main.add_command(alert)
 main.add_command(alert_test)
 main.add_command(pin)
 main.add_command(rollback)

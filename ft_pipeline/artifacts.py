@@ -36,7 +36,7 @@ from ft_pipeline.disk_space import require_space, told_of_disk
 from ft_pipeline.durable import sync, sync_tree, write_file
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
-from ft_pipeline.scratch import remove_scratch
+from ft_pipeline.scratch import find_scratch, remove_scratch
 
 _LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
 # Nobody goes on with a training that was cut off longer ago.
@@ -205,18 +205,28 @@ class ArtifactStore:
             if path not in kept:
                 path.unlink(missing_ok=True)
 
+    def find_swept(self) -> list[Path]:
+        """What `sweep` would remove now."""
+        found = []
+        for left, fingerprint_ in self._find_left():
+            with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
+                if is_free and not self._is_to_come_back(left, left.parent / fingerprint_):
+                    found.append(left)
+        for folder in sorted(self.root.glob("_checkpoints/*")):
+            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
+                if is_free:
+                    found += [folder] if _is_forsaken(folder) else find_scratch(folder)
+        return found
+
     def sweep(self) -> None:
         """Remove what killed writers have left, also of keys that nobody builds again."""
-        for left in self.root.glob("[a-z]*/.*"):
-            if not (match := _LEFT.fullmatch(left.name)):
-                continue
-            fingerprint_ = match[1]
+        for left, fingerprint_ in self._find_left():
             with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
                 if is_free:
                     self._recover(left.parent.name, fingerprint_)
         for folder in self.root.glob("_checkpoints/*"):
             with try_lock_file(self.root / "_locks" / folder.name) as is_free:
-                if is_free and time.time() - folder.stat().st_mtime > _CHECKPOINT_DAYS * 86400:
+                if is_free and _is_forsaken(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                 elif is_free:
                     remove_scratch(folder)
@@ -292,14 +302,29 @@ class ArtifactStore:
         sync(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
+    def _find_left(self) -> Iterator[tuple[Path, str]]:
+        """What writers have not finished, or not finished removing, and the fingerprint that it is of."""
+        for left in sorted(self.root.glob("[a-z]*/.*")):
+            if match := _LEFT.fullmatch(left.name):
+                yield left, match[1]
+
+    @staticmethod
+    def _is_to_come_back(left: Path, target: Path) -> bool:
+        """Whether it is an artifact whose successor was never put in its place."""
+        return left.name.startswith(f".{target.name}.replaced-") and not target.exists()
+
     def _recover(self, asset: str, fingerprint_: str) -> None:
         """Clear up after a writer of this key that was killed; its lock must be held."""
         target = self._path(asset, fingerprint_)
         for left in target.parent.glob(f".{fingerprint_}.*"):
-            if left.name.startswith(f".{fingerprint_}.replaced-") and not target.exists():
+            if self._is_to_come_back(left, target):
                 left.rename(target)
             else:
                 shutil.rmtree(left, ignore_errors=True)  # its writer's child may still be on its way out
+
+
+def _is_forsaken(checkpoints: Path) -> bool:
+    return time.time() - checkpoints.stat().st_mtime > _CHECKPOINT_DAYS * 86400
 
 
 def _identity(artifact: Artifact) -> tuple[Path, int]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ft_pipeline.errors import DiskSpaceError, ResourceError
 
+_FIX = "Free some, or set FT_PIPELINE_ARTIFACTS to another disk."
 
-def require_space(folder: Path, size_bytes: int, purpose: str) -> None:
+
+def require_space(folder: Path, size_bytes: int, purpose: str, fix: str = _FIX) -> None:
     """Raise `DiskSpaceError` unless the disk of a folder, which need not be there yet, has this many bytes free."""
     there = folder
     while not there.exists():
@@ -20,7 +22,7 @@ def require_space(folder: Path, size_bytes: int, purpose: str) -> None:
     if free < size_bytes:
         raise DiskSpaceError(
             f"{purpose} needs {size_bytes / 2**30:.2f} GiB of disk in {folder}, {free / 2**30:.2f} GiB are free: "
-            f"{(size_bytes - free) / 2**30:.2f} GiB short. Free some, or set FT_PIPELINE_ARTIFACTS to another disk."
+            f"{(size_bytes - free) / 2**30:.2f} GiB short. {fix}"
         )
 
 

@@ -1,6 +1,8 @@
 """What lies in a store, is no artifact, and nobody uses any more.
 
     _downloads/   copies of remote files that no run has read for a while
+    _backup/      links to what a backup that was killed would have saved
+    _restore/     what a restore that was killed has unpacked
     _logs/        words of processes whose artifact is not there: of builds that failed, long ago
 
 Drafts, checkpoints and records of runs belong to who writes them (`artifacts.py`, `retention.py`).
@@ -8,6 +10,7 @@ Drafts, checkpoints and records of runs belong to who writes them (`artifacts.py
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,26 +22,37 @@ from ft_pipeline.file_lock import try_lock_file
 _COPY_DAYS = 7
 _LOG_DAYS = 30
 _DAY = 86_400
+# Where a backup gathers what it saves, and a restore unpacks; each holds the lock of that name meanwhile.
+BACKUP, RESTORE = "_backup", "_restore"
+_STAGED = (BACKUP, RESTORE)
+# In the latter: there while things go from it to their places.
+MOVING = "moving.json"
 
 
 def find_leftovers(store_root: Path) -> list[Path]:
     """All files of a store that are such."""
     now = time.time()
-    return sorted([*_find_old_copies(store_root / "_downloads", now), *_find_old_logs(store_root, now)])
+    copies, logs = _find_old_copies(store_root / "_downloads", now), _find_old_logs(store_root, now)
+    return sorted([*copies, *logs, *_find_staged(store_root)])
 
 
 def remove_leftovers(paths: list[Path]) -> None:
-    """Remove what `find_leftovers` has found; a copy stays whose address is just being fetched."""
-    for path in paths:
-        if path.parent.parent.name != "_downloads":
+    """Remove what `find_leftovers` has found, but what somebody has begun to use since."""
+    folders = {path.parent for path in paths if path.parent.parent.name == "_downloads"}
+    for folder in folders:
+        with try_lock_file(folder / ".lock") as is_free:
+            for copy in list(_find_old_copies_of(folder, time.time())) if is_free else []:
+                copy.unlink(missing_ok=True)
+    for path in (path for path in paths if path.parent not in folders):
+        if path.name not in _STAGED:
             path.unlink(missing_ok=True)
             continue
-        with try_lock_file(path.parent / ".lock") as is_free:
+        with try_lock_file(_lock_of_staged(path)) as is_free:
             if is_free:
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def count_disk_bytes(path: Path, seen: set[int]) -> int:
+def measure_files(path: Path, seen: set[int]) -> int:
     """Bytes of a file, or of all files below a folder, that are not among the inodes `seen`, which they join."""
     total = 0
     for found in [path, *path.rglob("*")] if path.is_dir() else [path]:
@@ -52,11 +66,31 @@ def count_disk_bytes(path: Path, seen: set[int]) -> int:
 
 def _find_old_copies(downloads: Path, now: float) -> Iterator[Path]:
     for folder in downloads.glob("*/"):
-        for note in folder.glob("*.json"):
-            if _age_days(note, now) > _COPY_DAYS:
-                # The note last: without it a copy counts as half there, and is fetched anew.
-                yield from (copy for copy in folder.glob(f"{note.stem}.*") if copy != note)
-                yield note
+        yield from _find_old_copies_of(folder, now)
+
+
+def _find_old_copies_of(folder: Path, now: float) -> Iterator[Path]:
+    """Of one address: copies with their notes, and what fetches that were killed have left."""
+    for note in folder.glob("[!.]*.json"):
+        if _age_days(note, now) > _COPY_DAYS:
+            # The note last: without it a copy counts as half there, and is fetched anew.
+            yield from (copy for copy in folder.glob(f"{note.stem}.*") if copy != note)
+            yield note
+    yield from (part for part in folder.glob(".*.part") if _age_days(part, now) > _COPY_DAYS)
+
+
+def _find_staged(store_root: Path) -> Iterator[Path]:
+    for name in _STAGED:
+        folder = store_root / name
+        # A store that is half restored is the next restore's matter: it knows from there what to take back.
+        if folder.exists() and not (folder / MOVING).exists():
+            with try_lock_file(_lock_of_staged(folder)) as is_free:
+                if is_free:
+                    yield folder
+
+
+def _lock_of_staged(folder: Path) -> Path:
+    return folder.parent / "_locks" / folder.name.removeprefix("_")
 
 
 def _find_old_logs(store_root: Path, now: float) -> Iterator[Path]:

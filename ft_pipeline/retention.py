@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, NewerFormat
-from ft_pipeline.leftovers import count_disk_bytes, find_leftovers, remove_leftovers
+from ft_pipeline.leftovers import find_leftovers, measure_files, remove_leftovers
 from ft_pipeline.publishing.alias import alias_folder
 from ft_pipeline.publishing.history import list_published
 from ft_pipeline.recipe import RetentionSection
@@ -42,11 +42,13 @@ class Collected:
     Attributes:
         judged: All artifacts that were there.
         leftovers: What is no artifact and nobody uses any more.
-        freed_bytes: Disk that both give back; a file that is linked to what stays gives none.
+        swept: What killed writers have left: drafts, and checkpoints of trainings that nobody goes on with.
+        freed_bytes: Disk that all of it gives back; a file that is linked to what stays gives none.
     """
 
     judged: tuple[Judged, ...]
     leftovers: tuple[Path, ...]
+    swept: tuple[Path, ...]
     freed_bytes: int
 
     @property
@@ -78,13 +80,14 @@ def collect_garbage(
     with runs.guard():
         past = list(runs.list_runs())
         judged = judge_artifacts(store, past, keep_last=keep_last, evaluated=evaluated)
-        leftovers = find_leftovers(store.root)
+        leftovers, swept = find_leftovers(store.root), store.find_swept()
         seen: set[int] = set()
         for one in judged:
             if one.reason is not None:
-                count_disk_bytes(one.artifact.path, seen)
+                measure_files(one.artifact.path, seen)
         going = [one.artifact for one in judged if one.reason is None]
-        freed = sum(count_disk_bytes(path, seen) for path in [*(artifact.path for artifact in going), *leftovers])
+        paths = [*(artifact.path for artifact in going), *leftovers, *swept]
+        freed = sum(measure_files(path, seen) for path in paths)
         if not dry_run:
             for artifact in going:
                 store.remove(artifact)
@@ -92,7 +95,7 @@ def collect_garbage(
             remove_leftovers(leftovers)
             _forget_old(store, runs, past)
             store.forget_traces(_walk(store, map(_key, store.list_artifacts()))[1])
-    return Collected(tuple(judged), tuple(leftovers), freed)
+    return Collected(tuple(judged), tuple(leftovers), tuple(swept), freed)
 
 
 def judge_artifacts(

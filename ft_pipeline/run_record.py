@@ -150,7 +150,7 @@ class RunFolder:
     def write(self, run_id: str, record: RunRecord) -> None:
         """Replace the record of a run at once."""
         with told_of_disk():
-            # A recipe may name a URL that carries a key.
+            # Credentials in URLs are `***` already; what else a recipe names is its owner's matter too.
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o700)
             write_file(self._path(run_id, "json"), record.model_dump_json(indent=1))

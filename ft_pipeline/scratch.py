@@ -25,7 +25,12 @@ def open_scratch(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
+def find_scratch(folder: Path) -> list[Path]:
+    """What killed stages have left below `folder`."""
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
 def remove_scratch(folder: Path) -> None:
-    """Remove what killed stages have left below `folder`."""
-    for left in folder.glob(f"{_PREFIX}*"):
+    """Remove that."""
+    for left in find_scratch(folder):
         shutil.rmtree(left, ignore_errors=True)

@@ -4,10 +4,13 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.datasets.sources.copies import draft, find_copy, keep_copy, open_folder
+from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
-from ft_pipeline.leftovers import count_disk_bytes, find_leftovers, remove_leftovers
+from ft_pipeline.leftovers import find_leftovers, measure_files, remove_leftovers
 from ft_pipeline.retention import collect_garbage
 from ft_pipeline_tests.test_retention import Machine
 
@@ -52,6 +55,35 @@ def test_a_copy_is_left_alone_while_its_address_is_fetched(tmp_path: Path) -> No
     assert old.exists()
 
 
+def test_a_copy_that_a_run_has_taken_since_it_was_found_stays(tmp_path: Path) -> None:
+    old = _keep(tmp_path, "monday", 8)
+    found = find_leftovers(tmp_path)
+    assert find_copy(old.parent, "monday", ".jsonl", hash_file)
+    remove_leftovers(found)
+    assert old.exists()
+
+
+def test_what_a_killed_fetch_has_left_goes(tmp_path: Path) -> None:
+    left = _keep(tmp_path, "monday", 1).with_name(".0123.part")
+    left.touch()
+    assert find_leftovers(tmp_path) == [], "it may be under way"
+    _age(left, 8)
+    remove_leftovers(find_leftovers(tmp_path))
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["backup", "restore"])
+def test_what_a_killed_backup_or_restore_has_gathered_goes_unless_another_is_at_work(tmp_path: Path, name: str) -> None:
+    staged = tmp_path / f"_{name}/gguf_model/0123"
+    staged.mkdir(parents=True)
+    (staged / "file").write_text("12345")
+    with lock_file(tmp_path / "_locks" / name):
+        assert collect_garbage(ArtifactStore(tmp_path)).leftovers == ()
+    collected = collect_garbage(ArtifactStore(tmp_path))
+    assert (collected.leftovers, collected.freed_bytes) == ((tmp_path / f"_{name}",), 5)
+    assert not (tmp_path / f"_{name}").exists()
+
+
 def test_logs_of_builds_that_failed_long_ago_go(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     gguf = machine.run(1)
@@ -71,4 +103,4 @@ def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:
     (tmp_path / "a/part").write_text("12345")
     os.link(tmp_path / "a/part", tmp_path / "b/part")
     seen: set[int] = set()
-    assert [count_disk_bytes(tmp_path / name, seen) for name in ("a", "b")] == [5, 0]
+    assert [measure_files(tmp_path / name, seen) for name in ("a", "b")] == [5, 0]

@@ -1,4 +1,4 @@
-"""`python -m ft_pipeline alert-test`."""
+"""`python -m ft_pipeline alert-test|alert`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,24 @@ from ft_pipeline.errors import AlertError
 @click.command()
 def alert_test() -> None:
     """Send a trial message to everybody who is told of runs."""
+    _tell(Alert("failure", "ft_pipeline: a trial message", ("Alerts of this machine arrive here.",)))
+
+
+@click.command()
+@click.argument("text")
+def alert(text: str) -> None:
+    """Send TEXT to everybody who is told of runs: of what else fails on this machine, as a nightly backup."""
+    _tell(Alert("failure", "ft_pipeline: something else than a run has failed", (text,)))
+
+
+def _tell(message: Alert) -> None:
     settings = environment.alert_settings()
     if not settings.has_receiver:
         raise AlertError(f"somebody must be there to be told; no receiver is set. Set {WEBHOOK} or {SMTP}.")
-    alert = Alert("failure", "ft_pipeline: a trial message", ("Alerts of this machine arrive here.",))
     faults = []
     for receiver in list_receivers(settings):
         try:
-            deliver(alert, receiver)
+            deliver(message, receiver)
             click.echo(f"{receiver.name}: told")
         except AlertError as err:
             faults.append(f"{receiver.name}: {err}")

@@ -1,5 +1,6 @@
 """`python -m ft_pipeline.defs.history`: Dagster's own runs, events and logs that are old enough to go."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 
 from ft_pipeline import environment
-from ft_pipeline.leftovers import count_disk_bytes
-from ft_pipeline.operations.run_history import EndedRun, Rule, find_expired_runs, find_old_logs, remove_logs
+from ft_pipeline.errors import PipelineError
+from ft_pipeline.leftovers import measure_files
+from ft_pipeline.operations.run_history import FinishedRun, Rule, find_expired_runs, find_old_logs, remove_logs
+from ft_pipeline.ownership import require_owner
 from ft_pipeline.run_record import RunFolder
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
@@ -25,6 +28,7 @@ def main(days: int, last: int, dry_run: bool) -> None:
     if environment.dagster_home() is None:
         click.echo("DAGSTER_HOME is not set: there is no history to look after")
         return
+    require_owner(environment.artifacts_folder())
     rule = Rule(datetime.now(UTC), days, last)
     recorded = {run.id for run in RunFolder(environment.artifacts_folder()).list_runs()}
     with dg.DagsterInstance.get() as instance:
@@ -32,7 +36,7 @@ def main(days: int, last: int, dry_run: bool) -> None:
         expired = find_expired_runs(_list_ended(instance), recorded, rule)
         logs = _log_folder(instance)
         old = find_old_logs(logs, set(runs) - set(expired), rule) if logs else []
-        size = sum(count_disk_bytes(path, set()) for path in old)
+        size = sum(measure_files(path, set()) for path in old)
         if not dry_run:
             for run_id in expired:
                 _forget(instance, run_id)
@@ -44,9 +48,9 @@ def main(days: int, last: int, dry_run: bool) -> None:
     )
 
 
-def _list_ended(instance: dg.DagsterInstance) -> list[EndedRun]:
+def _list_ended(instance: dg.DagsterInstance) -> list[FinishedRun]:
     records = instance.get_run_records(dg.RunsFilter(statuses=_ENDED))
-    return [EndedRun(record.dagster_run.run_id, _find_end(record)) for record in records]
+    return [FinishedRun(record.dagster_run.run_id, _find_end(record)) for record in records]
 
 
 def _find_end(record: dg.RunRecord) -> datetime:
@@ -69,4 +73,8 @@ def _forget(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipelineError as err:
+        sys.stderr.write(f"{err}\n")
+        sys.exit(1)

@@ -16,29 +16,33 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.artifact import MANIFEST, FileRecord
+from ft_pipeline.artifact import MANIFEST, Artifact, FileRecord
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.disk_space import require_space
 from ft_pipeline.durable import link_or_copy, sync
 from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.leftovers import BACKUP, measure_files
+from ft_pipeline.operations.backup_folder import LastBackup, make_room, note_backup, prune_backups
+from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
 
 CONTENTS = "backup.json"
 RECORDS = ("_aliases", "_runs", "_traces", "_retraining")
-_STAGING = "_backup"
 _CHUNK_BYTES = 4 << 20
+# Of a tar file for each file: its head, and what fills its last block.
+_TAR_BYTES = 2048
 
 
 class Contents(BaseModel):
@@ -59,54 +63,72 @@ class Contents(BaseModel):
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was written and read back."""
+    """A backup that was written and read back.
+
+    Attributes:
+        path: The file.
+        contents: What it holds.
+        left_out: What is wrong with each artifact that is not in it; no published model is made of one.
+        removed: Older backups that are gone.
+    """
 
     path: Path
     contents: Contents
+    left_out: tuple[str, ...]
+    removed: tuple[Path, ...]
 
 
-def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False) -> Backup:
+def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False, keep: int | None = None) -> Backup:
     """Write a backup of a store into a folder; runs may be going on.
 
     Args:
         store: The store.
         folder: Where the file goes, best on another disk; no other store's.
         champions_only: Only what published models are made of, without any 16-bit weights.
+        keep: So many backups stay there, this one among them; None: all.
 
     Raises:
         MissingArtifact: there is nothing to save.
-        CorruptArtifact: an artifact is damaged, or the disk has not kept what was written; no backup is left.
+        CorruptArtifact: what a published model is made of is damaged, or the disk has not kept what was written; no
+            backup is left.
         DiskSpaceError: it does not fit.
+        ResourceError: something cannot be read or written.
     """
     created_at = datetime.now(UTC)
     path = folder / f"ft_pipeline-{created_at:%Y%m%dT%H%M%SZ}.tar"
     draft = path.with_name(f".{path.name}.draft")
-    with _stage(store, ["published"] if champions_only else REASONS) as (staging, artifacts):
-        contents = _describe(staging, artifacts, created_at)
+    with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(".ft_pipeline-*.tar.draft"):  # of one that was killed
             left.unlink()
-        require_space(folder, contents.size_bytes, "the backup")
+        need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))
+        removed = make_room(path, need, keep)
+        require_space(folder, need, "the backup", "Free some, keep fewer backups, or name a folder of another disk.")
         try:
-            _write(draft, staging, contents)
-            if faults := find_faults(draft, contents):
-                raise CorruptArtifact(
-                    f"a backup must hold what the manifests say, and it does not: {'; '.join(faults)}. make verify "
-                    "says whether the store is damaged; nothing was saved."
-                )
+            contents = _write_whole(draft, staged, created_at)
             draft.rename(path)
             sync(folder)
         finally:
             draft.unlink(missing_ok=True)
-    return Backup(path, contents)
+        removed += prune_backups(path, keep) if keep else []
+        note_backup(store.root, LastBackup(at=created_at, path=str(path.absolute()), is_one_of_many=keep is not None))
+    return Backup(path, contents, tuple(staged.left_out), tuple(removed))
 
 
-def prune_backups(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest backups of a folder; those that are gone now."""
-    older = sorted(folder.glob("ft_pipeline-*Z.tar"), reverse=True)[keep:]
-    for path in older:
-        path.unlink()
-    return older
+def _write_whole(draft: Path, staged: _Staged, created_at: datetime) -> Contents:
+    """Write what is staged and read it back; what turns out to be damaged in the store is left out."""
+    for is_last in (False, True):
+        contents = _describe(staged, created_at)
+        _write(draft, staged.folder, contents)
+        if not (faults := find_faults(draft, contents)):
+            return contents
+        if is_last or not staged.leave_out_damaged():
+            break
+        draft.unlink()
+    raise CorruptArtifact(
+        f"a backup must hold what the manifests say, and it does not: {'; '.join(faults)}. The store is whole there, "
+        f"so the disk of {draft.parent} has not kept what was written; nothing was saved."
+    )
 
 
 def find_faults(path: Path, contents: Contents) -> list[str]:
@@ -135,58 +157,97 @@ def _find_fault(archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Con
     return None if is_same else f"{member.name} is damaged"
 
 
-@contextmanager
-def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-    """Hold what stays for these reasons in a folder of links, as it is at one moment."""
-    staging, runs = store.root / _STAGING, RunFolder(store.root)
-    with lock_file(store.root / "_locks" / "backup"):
-        shutil.rmtree(staging, ignore_errors=True)  # of one that was killed
+@dataclass
+class _Staged:
+    """What a backup is to hold, in a folder of links."""
+
+    folder: Path
+    artifacts: list[Artifact] = field(default_factory=list)
+    published: set[tuple[str, str]] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, judged: Judged, store_root: Path) -> None:
+        """Link an artifact."""
+        artifact = judged.artifact
+        if judged.reason == "published":
+            self.published.add(_key(artifact))
         try:
+            for name in [*artifact.manifest.files, MANIFEST]:
+                source = artifact.path / name
+                link_or_copy(source, self.folder / source.relative_to(store_root))
+        except FileNotFoundError as err:
+            self._leave_out(artifact, f"{err.filename} is not there")
+        else:
+            self.artifacts.append(artifact)
+
+    def leave_out_damaged(self) -> bool:
+        """Compare all bytes with the manifests; whether an artifact was found damaged, which no champion needs."""
+        staged, before = ArtifactStore(self.folder), len(self.left_out)
+        for artifact in list(self.artifacts):
+            try:
+                staged.verify(staged.load(*_key(artifact)))
+            except CorruptArtifact as err:
+                self.artifacts.remove(artifact)
+                self._leave_out(artifact, str(err).replace(str(self.folder), str(artifact.path.parents[1])))
+        return len(self.left_out) > before
+
+    def _leave_out(self, artifact: Artifact, fault: str) -> None:
+        if _key(artifact) in self.published:
+            raise CorruptArtifact(
+                f"what a published model is made of must be saved whole, and is damaged: {fault} make verify says what "
+                "else is; nothing was saved."
+            )
+        self.left_out.append(fault)
+        shutil.rmtree(self.folder / "/".join(_key(artifact)), ignore_errors=True)
+        ArtifactStore(self.folder).leave_trace(artifact)
+
+
+@contextmanager
+def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[_Staged]:
+    """Hold what stays for these reasons in a folder of links, as it is at one moment."""
+    staged, runs = _Staged(store.root / BACKUP), RunFolder(store.root)
+    with lock_file(store.root / "_locks" / "backup"):
+        shutil.rmtree(staged.folder, ignore_errors=True)  # of one that was killed
+        try:
+            staged.folder.mkdir(mode=0o700)  # records in it are their owner's alone
             with runs.guard():
                 # The aliases first: who is promoted meanwhile is a live run's and saved too, and is no champion yet.
                 for source in (path for kind in RECORDS for path in (store.root / kind).rglob("[!.]*.json")):
-                    target = staging / source.relative_to(store.root)
+                    target = staged.folder / source.relative_to(store.root)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(source, target)
-                wanted = _link(store, judge_artifacts(store, list(runs.list_runs())), staging, reasons)
-            if not wanted:
+                    with suppress(FileNotFoundError):  # it has been removed meanwhile
+                        shutil.copyfile(source, target)
+                for judged in judge_artifacts(store, list(runs.list_runs())):
+                    if judged.reason in reasons:
+                        staged.add(judged, store.root)
+                    else:  # what is saved may have been made of it
+                        ArtifactStore(staged.folder).leave_trace(judged.artifact)
+            if not staged.artifacts:
                 raise MissingArtifact(f"{store.root} holds no artifact that is to be saved. Run the pipeline first.")
-            yield staging, wanted
+            yield staged
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(staged.folder, ignore_errors=True)
 
 
-def _link(
-    store: ArtifactStore, judged: Sequence[Judged], staging: Path, reasons: Collection[Reason]
-) -> list[tuple[str, str]]:
-    """Link what is to be saved, and leave a trace of what is not: what is saved may have been made of it."""
-    linked = []
-    for artifact, reason in ((one.artifact, one.reason) for one in judged):
-        if reason not in reasons:
-            ArtifactStore(staging).leave_trace(artifact)
-            continue
-        for name in [*artifact.manifest.files, MANIFEST]:
-            source = artifact.path / name
-            link_or_copy(source, staging / source.relative_to(store.root))
-        linked.append((artifact.manifest.asset, artifact.manifest.fingerprint))
-    return linked
-
-
-def _describe(staging: Path, artifacts: list[tuple[str, str]], created_at: datetime) -> Contents:
+def _describe(staged: _Staged, created_at: datetime) -> Contents:
     """The table of a backup: of artifacts' files what their manifests say, of all others what they are."""
-    store, files = ArtifactStore(staging), dict[str, FileRecord]()
-    for asset, fingerprint in artifacts:
-        for name, record in store.load(asset, fingerprint).manifest.files.items():
-            files[f"{asset}/{fingerprint}/{name}"] = record
-    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-        name = path.relative_to(staging).as_posix()
+    files = dict[str, FileRecord]()
+    for artifact in staged.artifacts:
+        for name, record in artifact.manifest.files.items():
+            files["/".join((*_key(artifact), name))] = record
+    for path in sorted(path for path in staged.folder.rglob("*") if path.is_file()):
+        name = path.relative_to(staged.folder).as_posix()
         if name not in files:
             files[name] = FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
-    return Contents(created_at=created_at, artifacts=tuple(artifacts), files=files)
+    return Contents(created_at=created_at, artifacts=tuple(map(_key, staged.artifacts)), files=files)
+
+
+def _key(artifact: Artifact) -> tuple[str, str]:
+    return artifact.manifest.asset, artifact.manifest.fingerprint
 
 
 def _write(draft: Path, staging: Path, contents: Contents) -> None:
-    draft.touch(mode=0o600)  # a recipe in a record may name a URL that carries a key
+    draft.touch(mode=0o600)  # rows of the data are in it, and records of runs
     with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as archive:
         text = contents.model_dump_json(indent=1).encode()
         head = tarfile.TarInfo(CONTENTS)

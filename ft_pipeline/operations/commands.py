@@ -8,14 +8,18 @@ import click
 
 from ft_pipeline import environment
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.operations.backup import back_up, prune_backups
+from ft_pipeline.errors import CorruptArtifact
+from ft_pipeline.operations.backup import back_up
 from ft_pipeline.operations.restore import restore as restore_store
 from ft_pipeline.operations.sizes import measure_store, render_sizes
+from ft_pipeline.ownership import require_owner
 from ft_pipeline.retention import collect_garbage
 
 
 def _store() -> ArtifactStore:
-    return ArtifactStore(environment.artifacts_folder(), tell=click.echo)
+    root = environment.artifacts_folder()
+    require_owner(root)
+    return ArtifactStore(root, tell=click.echo)
 
 
 @click.command()
@@ -29,7 +33,8 @@ def gc(keep_last: int | None, dry_run: bool) -> None:
         click.echo(line)
     if not dry_run:
         collected = collect_garbage(store, keep_last=keep_last)
-    for name in [*collected.removed, *(str(path.relative_to(store.root)) for path in collected.leftovers)]:
+    others = [str(path.relative_to(store.root)) for path in (*collected.leftovers, *collected.swept)]
+    for name in [*collected.removed, *others]:
         click.echo(f"{'would go' if dry_run else 'gone'}: {name}")
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
 
@@ -40,17 +45,22 @@ def gc(keep_last: int | None, dry_run: bool) -> None:
 @click.option("--keep", type=click.IntRange(1), help="Afterwards remove all but so many of the newest backups there.")
 def backup(folder: Path, champions_only: bool, keep: int | None) -> None:
     """Write what the artifact store must not lose into one file in FOLDER; runs may be going on."""
-    done = back_up(_store(), folder, champions_only=champions_only)
+    done = back_up(_store(), folder, champions_only=champions_only, keep=keep)
     size = done.contents.size_bytes / 2**20
     click.echo(f"{done.path}: {len(done.contents.artifacts)} artifacts, {size:.1f} MiB, read back and whole")
-    for path in prune_backups(folder, keep) if keep else []:
+    for path in done.removed:
         click.echo(f"{path} is gone")
+    if done.left_out:
+        raise CorruptArtifact(
+            f"the backup is made, but without what is damaged and no champion needs: {'; '.join(done.left_out)}. make "
+            "verify names it; remove those folders, and the next run builds anew what it needs of them."
+        )
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def restore(file: Path) -> None:
     """Fill the empty artifact store from the backup FILE, and show its champions in the published folder."""
-    store_root = environment.artifacts_folder()
+    store_root = _store().root
     contents = restore_store(file, store_root, environment.published_folder(store_root))
     click.echo(f"{store_root}: {len(contents.artifacts)} artifacts as of {contents.created_at:%Y-%m-%d %H:%M} UTC")

@@ -24,7 +24,11 @@ _NEEDED: dict[tuple[str, ...], tuple[Any, str]] = {
 }
 _SCHEME = "postgresql+psycopg2://"
 _ANSWER_SECONDS = 5
-_SERVERS = ("dagster-webserver", "dagster dev", "dagster_webserver", "defs.webserver", "defs.dev")
+_SERVERS = (
+    *("dagster-webserver", "dagster dev", "dagster_webserver", "defs.webserver", "defs.dev"),
+    *("dagster api grpc", "dagster code-server"),  # who reaches these can run code
+)
+_FIRST_WORDS = 6  # python -m dagster api grpc
 
 
 def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None]) -> Iterator[Finding]:
@@ -51,22 +55,46 @@ def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None
 
 
 def examine_servers(proc: Path = Path("/proc")) -> Finding:
-    """Whether a Dagster page of this machine can be reached from others: it has no password."""
-    exposed, count = [], 0
+    """Whether a page or code server of Dagster on this machine can be reached from others: neither has a password."""
+    exposed, hidden, count = [], [], 0
     own_network = (proc / "self/ns/net").readlink()
-    for process in proc.glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
-            words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-            if not any(server in " ".join(words[:4]) for server in _SERVERS):
+    for process in sorted(proc.glob("[0-9]*"), key=lambda process: int(process.name)):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            try:
+                words = (process / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+            except PermissionError:
+                hidden.append(process.name)
                 continue
+            if not any(server in " ".join(words[:_FIRST_WORDS]) for server in _SERVERS):
+                continue
+            host, network = _find_host(words), _read_network(process)
             # In a container of its own 0.0.0.0 is the container's; which port is published its engine says.
-            if (process / "ns/net").readlink() != own_network:
+            if network not in {own_network, None}:
+                continue
+            if network is None and not _is_loopback(host):
+                hidden.append(f"{process.name}, which listens on {host}")
                 continue
             count += 1
-            if not _is_loopback(_find_host(words)):
-                exposed.append(f"process {process.name} listens on {_find_host(words)}")
+            if not _is_loopback(host):
+                exposed.append(f"process {process.name} listens on {host}")
     fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
-    return Finding("Dagster's page", "; ".join(exposed) or f"{count} running, none open to other machines", fix)
+    state = "; ".join(exposed) or f"{count} running, none of them open to other machines"
+    return Finding("Dagster's servers", state + _tell_hidden(hidden), fix)
+
+
+def _read_network(process: Path) -> Path | None:
+    """The network that a process is in; None where it is another user's."""
+    try:
+        return (process / "ns/net").readlink()
+    except PermissionError:
+        return None
+
+
+def _tell_hidden(processes: Sequence[str]) -> str:
+    if not processes:
+        return ""
+    shown = "; ".join([*processes[:3], *(["and so on"] if len(processes) > 3 else [])])
+    return f". {len(processes)} of other users cannot be looked at (process {shown}): that takes them, or root"
 
 
 def _read_config(path: Path) -> dict[str, Any] | Finding:
@@ -89,14 +117,23 @@ def _examine_settings(config: Mapping[str, Any]) -> Finding:
 
 
 def _examine_storage(config: Mapping[str, Any], read_variable: Callable[[str], str | None]) -> Finding:
-    storage = config.get("storage") or {}
+    storage = config.get("storage")
+    storage = storage if isinstance(storage, dict) else {}
     if "postgres" not in storage:
         return Finding("Dagster's storage", f"{next(iter(storage), 'SQLite')} in DAGSTER_HOME")
     if importlib.util.find_spec("dagster_postgres") is None:
         return Finding("Dagster's storage", "PostgreSQL, without its package", "uv pip install -e '.[postgres]'")
-    url = storage["postgres"].get("postgres_url")
+    return _examine_postgres(storage["postgres"] or {}, read_variable)
+
+
+def _examine_postgres(settings: Mapping[str, Any], read_variable: Callable[[str], str | None]) -> Finding:
+    if "postgres_db" in settings:
+        return Finding("Dagster's storage", "PostgreSQL by postgres_db: whether it answers was not asked")
+    url = settings.get("postgres_url")
     named = url.get("env") if isinstance(url, dict) else None
     found = read_variable(named) if named else url
+    if not named and not found:
+        return Finding("Dagster's storage", "PostgreSQL without an address", "copy deploy/postgres/dagster.yaml there")
     if not isinstance(found, str):
         return Finding("Dagster's storage", f"PostgreSQL by the variable {named}, which is not set", f"set {named}")
     if not found.startswith(_SCHEME):

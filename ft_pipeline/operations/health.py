@@ -15,6 +15,7 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.architecture import Architecture, read_architecture
 from ft_pipeline.finetuning.disk_need import count_disk_bytes
 from ft_pipeline.finetuning.lease import make_lock_folder
+from ft_pipeline.operations.backup_folder import read_last_backup
 from ft_pipeline.operations.finding import Finding
 from ft_pipeline.publishing.alias import alias_folder, list_recipes, read_state
 from ft_pipeline.publishing.champion_files import ASSET
@@ -26,6 +27,7 @@ from ft_pipeline.recipe import Recipe
 
 _GIB = 2**30
 _HALF_PRECISION_BYTES = 2
+_BACKUP_DAYS = 8  # who makes them once a week is a day late
 _CLOCK_SLACK = timedelta(minutes=5)
 
 
@@ -75,6 +77,7 @@ def examine_store(store_root: Path, published: Path) -> Iterator[Finding]:
     yield Finding("artifact store", "; ".join(faults) or f"{len(artifacts)} artifacts in {store_root}", fix)
     yield _examine_leftovers(store_root)
     yield _examine_clock(artifacts)
+    yield _examine_backup(store_root)
     try:
         names = list_recipes(alias_folder(store_root))
         yield from (found for name in names if (found := _examine_champion(store, published, name)))
@@ -96,6 +99,20 @@ def _examine_leftovers(store_root: Path) -> Finding:
     drafts = sum(1 for _ in store_root.glob("[a-z]*/.*.*-*"))
     checkpoints = sum(1 for _ in store_root.glob("_checkpoints/*"))
     return Finding("unfinished", f"{drafts} drafts, {checkpoints} trainings with checkpoints; make gc takes dead ones")
+
+
+def _examine_backup(store_root: Path) -> Finding:
+    """Backups that nobody misses until one is needed: those that a timer makes are known by what `--keep` removes."""
+    try:
+        last = read_last_backup(store_root)
+    except (PipelineError, ValueError) as err:
+        return Finding("last backup", str(err), "make a backup, or update ft_pipeline")
+    if last is None:
+        return Finding("last backup", "none was made of this store")
+    days = (datetime.now(UTC) - last.at).days
+    is_late = last.is_one_of_many and days > _BACKUP_DAYS
+    fix = "what makes them fails: journalctl -u ft_pipeline-backup, or cron's mail, says why"
+    return Finding("last backup", f"{days} days ago: {last.path}", fix if is_late else "")
 
 
 def _examine_clock(artifacts: list[Artifact]) -> Finding:

@@ -1,17 +1,27 @@
-"""A store from a backup: whole, or not there."""
+"""A store from a backup: whole, or not there.
+
+    <store>/_restore/files/...      what is unpacked, on the store's own disk
+    <store>/_restore/moving.json    the backup's table, there while files go to their places
+
+Who finds that table finds a restore that was cut off: what it names and is not in `files` any more is in its place, and
+the next restore takes it back first.
+"""
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import tarfile
+from collections.abc import Collection
 from pathlib import Path
 
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import sync, sync_tree
+from ft_pipeline.durable import sync, sync_tree, write_file
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
+from ft_pipeline.file_lock import lock_file
+from ft_pipeline.leftovers import MOVING, RESTORE
 from ft_pipeline.operations.backup import CONTENTS, RECORDS, Contents, find_faults
+from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.publishing.alias import alias_folder, alias_lock, list_recipes, read_state
 from ft_pipeline.publishing.champion_files import find_champion_files, write_champion
 from ft_pipeline.publishing.folder import PublishedFolder
@@ -34,35 +44,81 @@ def restore(backup: Path, store_root: Path, published: Path) -> Contents:
         CorruptArtifact: it is damaged.
         ArtifactError: the store is not empty.
         DiskSpaceError: it does not fit.
+        ResourceError: something cannot be read or written.
     """
-    _require_empty(store_root)
-    draft = store_root.with_name(f".{store_root.name}.restored-{secrets.token_hex(4)}")
-    for left in store_root.parent.glob(f".{store_root.name}.restored-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        contents = _read_contents(backup, draft)
-        if faults := find_faults(backup, contents):
-            raise CorruptArtifact(f"{backup} is damaged: {'; '.join(faults)}. Take an earlier backup.")
-        require_space(store_root, contents.size_bytes, "what the backup holds")
-        with tarfile.open(backup, "r:") as archive:
-            archive.extractall(draft, [archive.getmember(name) for name in contents.files], filter="data")
-        sync_tree(draft)
-        _move_in(draft, store_root)
-    finally:
+    draft = store_root / RESTORE
+    with told_of_faults("a restore"), lock_file(store_root / "_locks" / "restore"):
+        _require_empty(store_root, _list_moved(draft))
+        _take_back(store_root, draft)
+        files = draft / "files"
+        files.mkdir(parents=True, mode=0o700)
+        try:
+            contents = _unpack(backup, files)
+            write_file(draft / MOVING, contents.model_dump_json())
+            _move_in(files, contents, store_root)
+        except BaseException:
+            _take_back(store_root, draft)
+            raise
+        (draft / MOVING).unlink()
         shutil.rmtree(draft, ignore_errors=True)
-    _show_champions(ArtifactStore(store_root), published)
+        _show_champions(ArtifactStore(store_root), published)
     return contents
 
 
-def _require_empty(store_root: Path) -> None:
-    there = [*store_root.glob("[a-z]*/*"), *alias_folder(store_root).glob("[!.]*.json")]
+def _list_moved(draft: Path) -> list[str]:
+    """What a restore that was cut off has put into its place."""
+    try:
+        contents = _FORMAT.read(draft / MOVING, Contents)
+    except FileNotFoundError:
+        return []
+    except ValueError as err:
+        raise CorruptArtifact(f"{draft / MOVING} does not read: {err}. Move the whole store away.") from err
+    return [name for name in contents.files if not (draft / "files" / name).exists()]
+
+
+def _require_empty(store_root: Path, moved: Collection[str]) -> None:
+    """Nothing may be there that a run has made or asked for, or a person; caches and what only sensors note may."""
+    ours = {_unit(name) for name in moved}
+    found = [
+        *(path for path in store_root.glob("[a-z]*/*") if path.is_dir()),
+        *(path for kind in ("_aliases", "_runs") for path in (store_root / kind).glob("[!.]*.json")),
+    ]
+    there = [path for path in found if path.relative_to(store_root).as_posix() not in ours]
     if there:
         raise ArtifactError(
             f"a backup is restored into an empty store, and {store_root} holds {there[0].relative_to(store_root)}"
             f"{f' and {len(there) - 1} more' if len(there) > 1 else ''}. Move it away, or set FT_PIPELINE_ARTIFACTS to "
             "another folder."
         )
+
+
+def _unit(name: str) -> str:
+    """What goes to its place at once: an artifact's folder, or a record's file."""
+    kind, rest = name.split("/", 1)
+    return name if kind in RECORDS else f"{kind}/{rest.partition('/')[0]}"
+
+
+def _take_back(store_root: Path, draft: Path) -> None:
+    """As if that restore had not begun; aliases first."""
+    for unit in sorted({_unit(name) for name in _list_moved(draft)}):
+        path = store_root / unit
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    (draft / MOVING).unlink(missing_ok=True)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _unpack(backup: Path, files: Path) -> Contents:
+    contents = _read_contents(backup, files)
+    if faults := find_faults(backup, contents):
+        raise CorruptArtifact(f"{backup} is damaged: {'; '.join(faults)}. Take an earlier backup.")
+    require_space(files, backup.stat().st_size, "what the backup holds")
+    with tarfile.open(backup, "r:") as archive:
+        archive.extractall(files, [archive.getmember(name) for name in contents.files], filter="data")
+    sync_tree(files)
+    return contents
 
 
 def _read_contents(backup: Path, scratch: Path) -> Contents:
@@ -81,18 +137,23 @@ def _read_contents(backup: Path, scratch: Path) -> Contents:
     return contents
 
 
-def _move_in(draft: Path, store_root: Path) -> None:
+def _move_in(files: Path, contents: Contents, store_root: Path) -> None:
     """Artifacts first, then the records, the aliases last: nobody is champion before its files are there."""
-    store_root.mkdir(parents=True, exist_ok=True)
-    artifacts = [path for path in draft.iterdir() if path.name not in RECORDS]
-    for folder in [*artifacts, *(draft / kind for kind in reversed(RECORDS) if (draft / kind).is_dir())]:
-        target = store_root / folder.name
-        target.mkdir(exist_ok=True)
-        for path in folder.glob("*"):
-            path.rename(target / path.name)
-        sync(target)
+    units = sorted({_unit(name) for name in contents.files})
+    _move([unit for unit in units if unit.partition("/")[0] not in RECORDS], files, store_root)
+    for kind in reversed(RECORDS):
+        _move([unit for unit in units if unit.partition("/")[0] == kind], files, store_root)
     (store_root / "_runs").mkdir(exist_ok=True)
     (store_root / "_runs").chmod(0o700)
+
+
+def _move(units: list[str], files: Path, store_root: Path) -> None:
+    targets = [store_root / unit for unit in units]
+    for unit, target in zip(units, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (files / unit).replace(target)
+    for folder in {target.parent for target in targets}:
+        sync(folder)
     sync(store_root)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class EndedRun:
+class FinishedRun:
     """A run that is over."""
 
     id: str
@@ -37,7 +37,7 @@ class Rule:
         return self.now - timedelta(days=self.days)
 
 
-def find_expired_runs(ended: Iterable[EndedRun], recorded: Collection[str], rule: Rule) -> list[str]:
+def find_expired_runs(ended: Iterable[FinishedRun], recorded: Collection[str], rule: Rule) -> list[str]:
     """Ids of the runs that go.
 
     Args:

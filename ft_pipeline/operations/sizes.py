@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.leftovers import count_disk_bytes
+from ft_pipeline.leftovers import measure_files
 from ft_pipeline.retention import REASONS, Collected, Judged, Reason
 
 _MIB, _GIB = 2**20, 2**30
@@ -40,17 +40,23 @@ def measure_store(store_root: Path, collected: Collected) -> list[SizeRow]:
     for one in sorted(collected.judged, key=_stays_first):
         asset = one.artifact.manifest.asset
         counts[asset] += 1
-        sizes[asset, one.reason] += count_disk_bytes(one.artifact.path, seen)
+        sizes[asset, one.reason] += measure_files(one.artifact.path, seen)
     rows = []
     for asset in sorted(counts):
         kept = {reason: sizes[asset, reason] for reason in REASONS}
         going = sizes[asset, None]
         rows.append(SizeRow(asset, counts[asset], sum(kept.values()) + going, kept, going))
+    others = [*collected.leftovers, *collected.swept]
+    if drafts := sorted(store_root.glob("[a-z]*/.*")):
+        going = sum(measure_files(path, seen) for path in drafts if path in others)
+        rows.append(
+            SizeRow("drafts", len(drafts), going + sum(measure_files(path, seen) for path in drafts), {}, going)
+        )
     for folder in sorted(path for path in store_root.glob("_*") if path.is_dir()):
-        inside = [path for path in collected.leftovers if path.is_relative_to(folder)]
-        going = sum(count_disk_bytes(path, seen) for path in inside)
+        inside = [path for path in others if path.is_relative_to(folder)]
+        going = sum(measure_files(path, seen) for path in inside)
         files = sum(path.is_file() for path in folder.rglob("*"))
-        rows.append(SizeRow(folder.name, files, going + count_disk_bytes(folder, seen), {}, going))
+        rows.append(SizeRow(folder.name, files, going + measure_files(folder, seen), {}, going))
     return rows
 
 

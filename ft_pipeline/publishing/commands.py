@@ -8,6 +8,7 @@ import click
 
 from ft_pipeline import environment
 from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.ownership import require_owner
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.publishing.alias import AliasState, JudgedModel, alias_folder, read_state
 from ft_pipeline.publishing.publication import list_events
@@ -21,6 +22,7 @@ from ft_pipeline.recipe_file import find_recipe, load_recipe
 @click.option("--to", metavar="FINGERPRINT", help="A model that was champion, by the beginning of its fingerprint.")
 def rollback(recipe: str | None, to: str | None) -> None:
     """Go back to a recipe's champion before, or to any that ever was (FT_PIPELINE_RECIPE, if none is named)."""
+    require_owner(environment.artifacts_folder())
     store, loaded = ArtifactStore(environment.artifacts_folder(), tell=click.echo), _load(recipe)
     reporter = LogReporter(logging.getLogger(__name__))
     publisher = Publisher(store, environment.published_folder(store.root), loaded, reporter)

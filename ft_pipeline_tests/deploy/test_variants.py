@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from ft_pipeline.__main__ import main
+from ft_pipeline_tests.alerts.hook_server import serve_hook
 from ft_pipeline_tests.needs import need_program
+from ft_pipeline_tests.publishing.small_models import Publishing
 
 CHECKOUT = "/opt/ft_pipeline"
-UNITS = ("ft_pipeline-code", "ft_pipeline-daemon", "ft_pipeline-page", "ft_pipeline-care")
+CARE = ("ft_pipeline-gc", "ft_pipeline-history", "ft_pipeline-backup")
+UNITS = ("ft_pipeline-code", "ft_pipeline-daemon", "ft_pipeline-page", *CARE)
 
 
 @pytest.fixture
@@ -28,6 +35,21 @@ def test_with_postgres_all_but_the_storage_is_as_without(project: Path) -> None:
     with_postgres = yaml.safe_load((project / "deploy/postgres/dagster.yaml").read_text())
     assert with_postgres.pop("storage") == {"postgres": {"postgres_url": {"env": "DAGSTER_PG_URL"}}}
     assert with_postgres == yaml.safe_load((project / "dagster.yaml").read_text())
+
+
+def test_the_documented_copies_of_a_configuration_leave_the_checkouts_own_alone(project: Path, tmp_path: Path) -> None:
+    copies = re.findall(r"cp \S* ?\S*dagster\.yaml \.dagster/\S*", (project / "docs/operations.md").read_text())
+    assert len(copies) == 2
+    (tmp_path / "deploy/postgres").mkdir(parents=True)
+    (tmp_path / ".dagster").mkdir()
+    (tmp_path / "dagster.yaml").write_text("the project's")
+    (tmp_path / "deploy/postgres/dagster.yaml").write_text("for PostgreSQL")
+    for copy in copies:
+        (tmp_path / ".dagster/dagster.yaml").unlink(missing_ok=True)
+        (tmp_path / ".dagster/dagster.yaml").symlink_to("../dagster.yaml")  # as make makes it
+        subprocess.run(shlex.split(copy), cwd=tmp_path, check=True)
+        assert (tmp_path / "dagster.yaml").read_text() == "the project's"
+        assert not (tmp_path / ".dagster/dagster.yaml").is_symlink()
 
 
 # -- Docker Compose --------------------------------------------------------------------------------------------------
@@ -120,7 +142,7 @@ def test_systemd_takes_every_unit(here: Path) -> None:
     assert (done.returncode, said) == (0, [])
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [*UNITS, "ft_pipeline-alert@"])
 def test_a_unit_is_hardened(here: Path, name: str) -> None:
     program = need_program("systemd-analyze", install="apt-get install systemd")
     limit = "45" if name == "ft_pipeline-code" else "40"  # tenths; CUDA and torch need devices and executable memory
@@ -170,4 +192,52 @@ def test_the_timer_is_of_a_unit_that_is_there(project: Path) -> None:
     timer = configparser.ConfigParser()
     timer.read(project / "deploy/systemd/ft_pipeline-care.timer")
     assert timer["Timer"]["Persistent"] == "yes"
-    assert (project / "deploy/systemd/ft_pipeline-care.service").exists()
+    assert timer["Timer"]["Unit"] == "ft_pipeline-backup.service"
+
+
+def test_the_backup_comes_last_and_depends_on_nothing(project: Path) -> None:
+    unit = _read_unit(project, "ft_pipeline-backup")
+    others = "ft_pipeline-gc.service ft_pipeline-history.service"
+    assert (unit["Wants"], unit["After"], unit.get("Requires")) == ([others], [others], None)
+
+
+@pytest.mark.parametrize("name", CARE)
+def test_a_unit_of_the_night_does_one_thing_within_a_time_and_tells_when_it_fails(project: Path, name: str) -> None:
+    unit = _read_unit(project, name)
+    assert len(unit["ExecStart"]) == 1
+    assert unit["TimeoutStartSec"]
+    assert unit["OnFailure"] == ["ft_pipeline-alert@%n.service"]
+    assert (project / "deploy/systemd/ft_pipeline-alert@.service").exists()
+
+
+@pytest.mark.usefixtures("project_of_the_night")
+@pytest.mark.parametrize("name", CARE)
+def test_the_commands_of_the_night_do_what_they_say(project: Path, tmp_path: Path, name: str) -> None:
+    (command,) = _read_unit(project, name)["ExecStart"]
+    words = shlex.split(command.replace(CHECKOUT, str(project)).replace("/var/backups", str(tmp_path / "backups")))
+    done = subprocess.run(words, cwd=project, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = {"gc": "are free", "history": "Dagster's runs: 0", "backup": "read back and whole"}
+    assert said[name.removeprefix("ft_pipeline-")] in done.stdout
+
+
+@pytest.fixture
+def project_of_the_night(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with a champion, and a home of Dagster."""
+    machine = Publishing(tmp_path)
+    machine.publish(1)
+    (tmp_path / "home").mkdir()
+    shutil.copy(project / "dagster.yaml", tmp_path / "home")
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+
+
+def test_who_is_told_of_runs_is_told_of_a_unit_that_has_failed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = _read_unit(project, "ft_pipeline-alert@")["ExecStart"]
+    words = shlex.split(command.replace("%i", "ft_pipeline-backup.service").replace("%H", "host"))
+    assert words[1:4] == ["-m", "ft_pipeline", "alert"]
+    with serve_hook() as hook:
+        monkeypatch.setenv("FT_PIPELINE_ALERT_WEBHOOK", hook.url)
+        CliRunner().invoke(main, words[3:], catch_exceptions=False)
+    ((_, told),) = hook.taken
+    assert "ft_pipeline-backup.service has failed on host: journalctl -u ft_pipeline-backup.service" in str(told)

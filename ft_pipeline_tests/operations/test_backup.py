@@ -1,52 +1,37 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from ft_pipeline.__main__ import main
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, MissingArtifact, NewerFormat
+from ft_pipeline.errors import (
+    ArtifactError,
+    CorruptArtifact,
+    DiskSpaceError,
+    MissingArtifact,
+    NewerFormat,
+    ResourceError,
+)
+from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.operations.backup import CONTENTS, Backup, back_up
 from ft_pipeline.operations.restore import restore
 from ft_pipeline.publishing.folder import find_faults
 from ft_pipeline.retraining.ledger import Judged, Ledger
 from ft_pipeline.run_record import RunFolder
+from ft_pipeline_tests.operations.conftest import list_files
 from ft_pipeline_tests.publishing.small_models import Publishing, make_model
 from ft_pipeline_tests.test_retention import Machine
-
-
-@pytest.fixture
-def before(tmp_path: Path) -> Publishing:
-    """A machine on which a model was published, then a better one, and one was rejected."""
-    machine = Publishing(tmp_path / "before")
-    machine.publish(1)
-    machine.publish(2)
-    machine.reject(3)
-    return machine
-
-
-@pytest.fixture
-def after(tmp_path: Path) -> Publishing:
-    """Another machine, with nothing on it."""
-    return Publishing(tmp_path / "somewhere" / "else")
-
-
-@pytest.fixture
-def saved(before: Publishing, tmp_path: Path) -> Backup:
-    return back_up(before.store, tmp_path / "backups")
-
-
-def _list_files(store: ArtifactStore) -> dict[str, bytes]:
-    """Artifacts, aliases and records of a store."""
-    files = [*store.root.glob("[a-z]*/**/*"), *store.root.glob("_aliases/[!.]*.json"), *store.root.glob("_runs/*.json")]
-    return {str(path.relative_to(store.root)): path.read_bytes() for path in files if path.is_file()}
 
 
 def _rewrite(backup: Path, name: str, text: bytes) -> None:
@@ -64,7 +49,7 @@ def _rewrite(backup: Path, name: str, text: bytes) -> None:
 
 def test_on_another_machine_everything_is_as_it_was(before: Publishing, saved: Backup, after: Publishing) -> None:
     restore(saved.path, after.store.root, after.published)
-    assert _list_files(after.store) == _list_files(before.store)
+    assert list_files(after.store) == list_files(before.store)
     assert after.state == before.state
     assert after.sums() == before.sums()
     assert find_faults(after.link) == []
@@ -80,11 +65,11 @@ def test_a_rollback_still_works_and_so_does_the_next_publication(saved: Backup, 
 
 
 def test_it_may_be_made_over_a_store_that_was_wiped(before: Publishing, saved: Backup) -> None:
-    files, sums = _list_files(before.store), before.sums()
+    files, sums = list_files(before.store), before.sums()
     shutil.rmtree(before.store.root)
     shutil.rmtree(before.published)
     restore(saved.path, before.store.root, before.published)
-    assert (_list_files(before.store), before.sums()) == (files, sums)
+    assert (list_files(before.store), before.sums()) == (files, sums)
 
 
 def test_records_of_runs_come_along_and_only_what_retention_keeps(tmp_path: Path) -> None:
@@ -97,7 +82,7 @@ def test_records_of_runs_come_along_and_only_what_retention_keeps(tmp_path: Path
     assert there.left("gguf_model") == {("mine", 2), ("mine", 3)}
     assert there.left("merged_model") == {("mine", 3)}
     assert [run.id for run in there.runs.list_runs()] == [f"mine-{number}" for number in (3, 2, 1, 0)]
-    assert (tmp_path / "new/_runs").stat().st_mode & 0o077 == 0, "a recipe may name a URL with a key"
+    assert (tmp_path / "new/_runs").stat().st_mode & 0o077 == 0, "what a recipe names is its owner's matter"
 
 
 def test_what_retraining_has_learnt_of_the_data_comes_along(before: Publishing, tmp_path: Path) -> None:
@@ -161,18 +146,109 @@ def test_runs_go_on_meanwhile(before: Publishing, tmp_path: Path, monkeypatch: p
         return describe(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_describe", collect_meanwhile)
-    files = _list_files(before.store)
+    files = list_files(before.store)
     saved = back_up(before.store, tmp_path)
     restore(saved.path, tmp_path / "new", tmp_path / "published")
-    assert _list_files(ArtifactStore(tmp_path / "new")) == files
+    assert list_files(ArtifactStore(tmp_path / "new")) == files
 
 
-def test_a_damaged_artifact_is_not_saved_as_if_it_were_whole(before: Publishing, tmp_path: Path) -> None:
+def test_a_damaged_champion_is_not_saved_as_if_it_were_whole(before: Publishing, tmp_path: Path) -> None:
     (make_model(before.store, 1).path / "README.md").write_text("somebody was here on purpose")
-    with pytest.raises(CorruptArtifact, match=r"README\.md is damaged.*make verify"):
+    with pytest.raises(CorruptArtifact, match=r"published model.*README\.md: 28 bytes.*make verify"):
         back_up(before.store, tmp_path / "backups")
     assert list((tmp_path / "backups").iterdir()) == []
     assert not (before.store.root / "_backup").exists()
+
+
+@pytest.mark.parametrize("fault", ["a byte", "a file is gone"])
+def test_a_damaged_artifact_that_no_champion_needs_is_left_out_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.publish(machine.run(0))
+    machine.run(1)
+    kept = [one for one in machine.collect(dry_run=True).judged if one.reason]
+    damaged = next(one.artifact for one in kept if one.reason == "last runs")
+    if fault == "a byte":
+        (damaged.path / "file").write_text("x2345")
+    else:
+        (damaged.path / "file").unlink()
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    done = CliRunner().invoke(main, ["backup", str(tmp_path / "backups")])
+    assert isinstance(done.exception, CorruptArtifact)
+    assert f"{damaged.path}" in str(done.exception)
+    (path,) = (tmp_path / "backups").iterdir()
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    folder = f"{damaged.manifest.asset}/{damaged.manifest.fingerprint}"
+    assert not any(name.startswith(folder) for name in names)
+    assert sum(name.endswith("/manifest.json") for name in names) == len(kept) - 1
+
+
+def test_nobody_else_reads_the_records_of_runs_while_it_is_made(
+    before: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ft_pipeline.operations import backup as module
+
+    describe, modes = module._describe, []
+
+    def look(staged: Any, created_at: datetime) -> object:
+        modes.append(staged.folder.stat().st_mode & 0o777)
+        return describe(staged, created_at)
+
+    monkeypatch.setattr(module, "_describe", look)
+    back_up(before.store, tmp_path / "backups")
+    assert modes == [0o700]
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere", "{}/a file/backups"])
+def test_a_folder_that_cannot_be_is_an_error_for_people(before: Publishing, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(ResourceError, match="Name another folder"):
+        back_up(before.store, Path(folder.format(tmp_path)))
+
+
+def test_a_disk_that_becomes_full_in_the_middle_is_an_error_for_people_and_leaves_nothing(
+    before: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ft_pipeline.operations import backup as module
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(module, "sync", fail)
+    with pytest.raises(DiskSpaceError, match="became full"):
+        back_up(before.store, tmp_path / "backups")
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_backup_that_cannot_be_read_is_an_error_for_people(tmp_path: Path, after: Publishing) -> None:
+    with pytest.raises(ResourceError, match="Name another folder"):
+        restore(tmp_path, after.store.root, after.published)
+
+
+def test_a_file_with_two_names_needs_room_once(
+    before: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [before.store.root / "gguf_model" / before.fingerprint(number) / "big" for number in (1, 2)]
+    one = 50 << 20
+    with names[0].open("wb") as file:
+        file.truncate(one)
+    os.link(*names)
+    for name in names:
+        manifest = name.with_name("manifest.json")
+        facts = json.loads(manifest.read_text())
+        facts["files"]["big"] = {"sha256": hash_file(name), "size_bytes": one}
+        manifest.write_text(json.dumps(facts))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=one + (1 << 20)))
+    assert back_up(before.store, tmp_path / "backups").contents.size_bytes > 2 * one
+
+
+def test_a_record_that_is_removed_meanwhile_is_not_in_it(before: Publishing, tmp_path: Path) -> None:
+    (before.store.root / "_retraining").mkdir()
+    (before.store.root / "_retraining/gone.json").symlink_to("nowhere")  # listed, and not there
+    assert "_retraining/gone.json" not in back_up(before.store, tmp_path).contents.files
 
 
 def test_what_a_killed_backup_has_left_goes_with_the_next(before: Publishing, tmp_path: Path) -> None:
@@ -193,10 +269,10 @@ def test_an_empty_store_is_nothing_to_save(tmp_path: Path) -> None:
 
 def test_nothing_is_restored_over_what_is_there(saved: Backup, after: Publishing) -> None:
     after.publish(7)
-    files = _list_files(after.store)
+    files = list_files(after.store)
     with pytest.raises(ArtifactError, match=r"into an empty store.*FT_PIPELINE_ARTIFACTS"):
         restore(saved.path, after.store.root, after.published)
-    assert _list_files(after.store) == files
+    assert list_files(after.store) == files
 
 
 @pytest.mark.parametrize("how", ["a byte", "cut off", "a file more", "no tar", "not there"])
@@ -216,8 +292,8 @@ def test_a_damaged_backup_leaves_nothing_behind(saved: Backup, after: Publishing
             saved.path.unlink()
     with pytest.raises(ArtifactError, match=r"damaged|there is no backup"):
         restore(saved.path, after.store.root, after.published)
-    assert not after.store.root.exists()
-    assert not list(after.store.root.parent.glob(".*"))
+    assert [path.name for path in after.store.root.iterdir()] == ["_locks"]
+    assert [path.name for path in after.store.root.parent.iterdir()] == ["artifacts"]
 
 
 def test_a_backup_of_a_newer_version_is_refused(saved: Backup, after: Publishing) -> None:

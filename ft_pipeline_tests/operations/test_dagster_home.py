@@ -81,6 +81,22 @@ def test_a_database_that_dagster_cannot_use_is_named_without_its_password(
     assert "secret" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said", "is_fault"),
+    [
+        ({"postgres_db": {"hostname": "db", "password": {"env": "PGPASSWORD"}}}, "by postgres_db", False),
+        (None, "without an address", True),
+        ({"postgres_url": None}, "without an address", True),
+    ],
+)
+def test_a_database_that_is_named_in_another_way_or_not_at_all_is_told(
+    tmp_path: Path, config: dict[str, Any], settings: object, said: str, is_fault: bool
+) -> None:
+    found = _examine(tmp_path, config | {"storage": {"postgres": settings}})["Dagster's storage"]
+    assert said in found.state
+    assert bool(found.fix) == is_fault
+
+
 def _start(proc: Path, process: int, *words: str, network: str = "own") -> None:
     """A process as /proc shows it."""
     (proc / f"{process}/ns").mkdir(parents=True)
@@ -104,6 +120,9 @@ def proc(tmp_path: Path) -> Path:
         (("python", "-m", "dagster_webserver", "--host", "127.0.0.1"), False),
         (("python", "-m", "dagster_webserver", "-h", "localhost"), False),
         (("python", "-m", "dagster_webserver"), False),
+        (("python", "/venv/bin/dagster", "api", "grpc", "--host", ANYBODY, "--port", "4000"), True),
+        (("python", "-m", "dagster", "api", "grpc", "-h", ANYBODY), True),
+        (("python", "-m", "dagster", "api", "grpc", "--socket", "/run/ft_pipeline/code.sock"), False),
         (("nginx", "--host", ANYBODY), False),
     ],
 )
@@ -117,6 +136,29 @@ def test_a_page_that_other_machines_reach_is_named(proc: Path, words: tuple[str,
 def test_the_page_of_a_container_is_the_containers(proc: Path) -> None:
     _start(proc, 4711, "python", "-m", "dagster_webserver", "--host", ANYBODY, network="another")
     assert examine_servers(proc).state.startswith("0 running")
+
+
+def test_processes_that_cannot_be_looked_at_are_counted(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _start(proc, 10, "python", "-m", "dagster_webserver")
+    _start(proc, 4711, "python", "-m", "dagster_webserver", "--host", ANYBODY)
+    _start(proc, 4712, "secret")
+    read_bytes, readlink = Path.read_bytes, Path.readlink
+
+    def read(path: Path) -> bytes:
+        if "4712" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    def follow(path: Path) -> Path:
+        if "4711" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return readlink(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(Path, "readlink", follow)
+    state = examine_servers(proc).state
+    assert "1 running, none of them open" in state
+    assert f"2 of other users cannot be looked at (process 4711, which listens on {ANYBODY}; 4712)" in state
 
 
 def test_it_looks_at_this_machine_itself() -> None:

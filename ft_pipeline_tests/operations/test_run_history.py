@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.operations.run_history import EndedRun, Rule, find_expired_runs, find_old_logs, remove_logs
+from ft_pipeline.operations.run_history import FinishedRun, Rule, find_expired_runs, find_old_logs, remove_logs
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
-RUNS = [EndedRun(f"run-{days}", NOW - timedelta(days=days)) for days in (100, 10, 95, 1, 200)]
+RUNS = [FinishedRun(f"run-{days}", NOW - timedelta(days=days)) for days in (100, 10, 95, 1, 200)]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,27 @@ def test_the_command_shows_the_table_first_and_removes_only_without_dry_run(
     assert "gone" not in CliRunner().invoke(main, ["gc"], catch_exceptions=False).output
 
 
+def test_a_dry_run_shows_what_killed_writers_have_left_and_the_real_one_counts_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.collect()
+    store = machine.store.root
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(store))
+    left = {"gguf_model/.00ff.draft-aabb": 3, "_checkpoints/trained_adapter-00ff": 2}
+    left["_checkpoints/trained_adapter-0fff/scratch-1"] = 1
+    for name, mebibytes in left.items():
+        (store / name).mkdir(parents=True)
+        (store / name / "file").write_bytes(bytes(mebibytes << 20))
+    os.utime(store / "_checkpoints/trained_adapter-00ff", (0, 0))
+    for words, said in ((["gc", "--dry-run"], "would go"), (["gc"], "gone")):
+        shown = CliRunner().invoke(main, words, catch_exceptions=False).output
+        assert {line for line in shown.splitlines() if line.startswith(said)} == {f"{said}: {name}" for name in left}
+        cells = {line.split()[0]: line.split()[-1] for line in shown.splitlines()}
+        assert (cells["drafts"], cells["_checkpoints"], cells["all"]) == ("3.0", "3.0", "6.0")
+        assert shown.splitlines()[-1].startswith("6.0 MiB")
+    assert not any((store / name).exists() for name in left)
+
+
 def test_columns_are_ranged_right_but_for_the_first() -> None:
     assert render_columns([["", "MiB"], ["gguf", "1.5"], ["all", "12345.0"]]) == [
         "          MiB",

@@ -1,0 +1,77 @@
+"""A folder of backups, and what a store remembers of the last one.
+
+<folder>/ft_pipeline-<when, in UTC>.tar    the backups of one store
+<store>/_last_backup.json                  when the last one was made, and where it is
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ft_pipeline.durable import write_file
+from ft_pipeline.stored_format import StoredFormat
+
+_FORMAT = StoredFormat()
+
+
+class LastBackup(BaseModel):
+    """The last backup of a store; `is_one_of_many`: others go for it, as where a timer makes them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    at: datetime
+    path: str
+    is_one_of_many: bool
+
+
+def note_backup(store_root: Path, last: LastBackup) -> None:
+    """Remember it."""
+    write_file(store_root / "_last_backup.json", last.model_dump_json())
+
+
+def read_last_backup(store_root: Path) -> LastBackup | None:
+    """The last backup of a store; None where none was made.
+
+    Raises:
+        NewerFormat: a newer version has made it.
+        ValueError: the note does not read.
+    """
+    try:
+        return _FORMAT.read(store_root / "_last_backup.json", LastBackup)
+    except FileNotFoundError:
+        return None
+
+
+def prune_backups(made: Path, keep: int) -> list[Path]:
+    """Remove all but so many backups beside the one that was just made, which stays; those that are gone now."""
+    older = _list_older(made)[keep - 1 :]
+    for path in older:
+        path.unlink()
+    return older
+
+
+def make_room(to_make: Path, need_bytes: int, keep: int | None) -> list[Path]:
+    """Remove before what would go afterwards, if the backup fits only then; the last one stays in any case."""
+    going: list[Path] = []
+    free = shutil.disk_usage(to_make.parent).free
+    for path in reversed(_list_older(to_make)[max(keep - 1, 1) :] if keep else []):
+        if free < need_bytes:
+            going.append(path)
+            free += path.stat().st_size
+    if free < need_bytes:  # it would not fit even so
+        return []
+    for path in going:
+        path.unlink()
+    return going
+
+
+def _list_older(made: Path) -> list[Path]:
+    """All others, newest first; those that say to be later are of a clock that was wrong, and come last."""
+    others = [path for path in made.parent.glob("ft_pipeline-*Z.tar") if path != made]
+    return sorted(others, key=lambda path: (path.name < made.name, path.name), reverse=True)
