@@ -19,11 +19,12 @@ def alert_test() -> None:
     if not settings.has_receiver:
         raise AlertError(f"somebody must be there to be told; no receiver is set. Set {WEBHOOK} or {SMTP}.")
     alert = Alert("failure", "ft_pipeline: a trial message", ("Alerts of this machine arrive here.",))
-    faults = []
+    faults: list[str] = []
     for receiver in list_receivers(settings):
         try:
-            deliver(alert, receiver)
+            left_out = deliver(alert, receiver)
             click.echo(f"{receiver.name}: told")
+            faults += [f"{receiver.name}: {left_out}"] if left_out else []
         except AlertError as err:
             faults.append(f"{receiver.name}: {err}")
     if faults:
