@@ -20,6 +20,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from ft_pipeline.defs.dev import guard
+from ft_pipeline.errors import ResourceError
 from ft_pipeline.same_origin import find_fault
 from ft_pipeline_tests.alerts.hook_server import HookServer, serve_hook
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
@@ -127,6 +129,15 @@ def test_a_link_may_open_the_page_and_nothing_else(
 
 def test_another_web_page_cannot_send_a_form() -> None:
     assert find_fault("http", "/runs", {"host": "localhost:3000", **_OPENED}, "POST") is not None
+
+
+def test_a_dagster_that_starts_its_webserver_another_way_shows_no_page_without_guard() -> None:
+    assert guard(["python", "-m", "dagster_webserver", "--port", "1"])[2] == "ft_pipeline.defs.webserver"
+    daemon = ["python", "-m", "dagster._daemon", "run"]
+    assert guard(daemon) == daemon
+    for other in (["python", "-m", "dagster_webserver.cli"], ["dagster-webserver", "--port", "1"]):
+        with pytest.raises(ResourceError, match="the page would have no guard"):
+            guard(other)
 
 
 @pytest.mark.slow
