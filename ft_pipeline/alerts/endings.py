@@ -31,7 +31,8 @@ class BlockingCheck:
     @property
     def fault(self) -> Fault:
         """What it says, with its figures."""
-        figures = f" (found {self.value}, limit {self.limit})" if None not in {self.value, self.limit} else ""
+        is_measured = self.value is not None and self.limit is not None
+        figures = f" (found {self.value}, limit {self.limit})" if is_measured else ""
         return Fault(f"{self.asset}, {self.name}", f"{self.said}{figures}")
 
 
