@@ -10,7 +10,7 @@ FT_PIPELINE_ALERT_*     who is told of runs (docs/alerts.md); not handed to the 
 
 Of Dagster's, for `make doctor` and `make gc`:
 DAGSTER_HOME            its folder
-DAGSTER_PG_URL          its PostgreSQL, where deploy/postgres/dagster.yaml is used
+DAGSTER_PG_URL          its PostgreSQL, where deploy/postgres/dagster.yaml is used; not handed to stages
 """
 
 from __future__ import annotations

@@ -17,6 +17,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _OWN_SITES = {"same-origin", "none"}
+_NO_FRAME = (
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),  # a second policy only adds to one of the page's own
+)
 
 
 class SameOrigin:
@@ -34,9 +38,9 @@ class SameOrigin:
         if scope["type"] not in {"http", "websocket"}:
             return await self._app(scope, receive, send)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        fault = find_fault(scope["type"], scope["path"], headers)
+        fault = find_fault(scope["type"], scope["path"], headers, scope.get("method", "GET"))
         if fault is None:
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, _unframed(send))
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008, "reason": fault})
         text = [(b"content-type", b"text/plain; charset=utf-8")]
@@ -44,7 +48,18 @@ class SameOrigin:
         return await send({"type": "http.response.body", "body": f"{fault}\n".encode()})
 
 
-def find_fault(kind: str, path: str, headers: MutableMapping[str, str]) -> str | None:
+def _unframed(send: Send) -> Send:
+    """Forbid that what is sent is shown inside another page, which could have people click what they do not see."""
+
+    async def send_unframed(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), *_NO_FRAME]
+        await send(message)
+
+    return send_unframed
+
+
+def find_fault(kind: str, path: str, headers: MutableMapping[str, str], method: str = "GET") -> str | None:
     """Why a request is not answered; None: it comes from our own page, or from no browser."""
     host = headers.get("host", "")
     if not is_loopback(_without_port(host)):
@@ -53,8 +68,12 @@ def find_fault(kind: str, path: str, headers: MutableMapping[str, str]) -> str |
     if origin is not None and origin.partition("://")[2].lower() != host.lower():
         return "another web page asks, and only the page of this server may"
     site = headers.get("sec-fetch-site", "none")
-    # A link from elsewhere opens the page; nothing else is asked by way of another site.
-    is_opened = kind == "http" and headers.get("sec-fetch-mode") == "navigate" and not path.endswith("/graphql")
+    # A link from elsewhere opens the page in a window of its own; nothing else is asked by way of another site.
+    is_opened = (
+        (kind, method) == ("http", "GET")
+        and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+        and not path.endswith("/graphql")
+    )
     if site not in _OWN_SITES and not is_opened:
         return "another web page asks, and only the page of this server may"
     return None

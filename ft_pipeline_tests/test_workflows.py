@@ -43,6 +43,14 @@ def test_actions_are_pinned_by_their_commit(workflow: Path) -> None:
     assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)] == []
 
 
+def test_a_failed_set_up_is_not_followed_by_a_search_for_the_report() -> None:
+    (job,) = yaml.safe_load((PROJECT / ".github/workflows/fine-tune.yml").read_text())["jobs"].values()
+    steps = {step["name"]: step for step in job["steps"]}
+    made = steps["Materialize"]["id"]
+    asked = steps["Find the report"]["if"]
+    assert asked == f"(success() || failure()) && steps.{made}.conclusion != 'skipped'"
+
+
 @dataclass(frozen=True)
 class Checkout:
     """A clone with a user's recipe in it, where the workflow has run, and no DAGSTER_HOME."""

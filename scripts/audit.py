@@ -7,6 +7,7 @@ not tell of for one to skip, and ends well if it has skipped all of them: here i
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,19 @@ _COMMAND = (
     *("--no-deps", "--disable-pip", "--vulnerability-service", "pypi", "--timeout", "15"),
     *("--progress-spinner", "off", "--format", "json"),
 )
+# How pip-audit ends where PyPI is not to be reached or is broken; any other end is its own fault, or ours.
+_AWAY = re.compile(
+    r"^requests\.exceptions\.(?:\w*Timeout|\w*ConnectionError|ProxyError|SSLError|ChunkedEncodingError|JSONDecodeError)\b"
+    r"|^pip_audit\._service\.interface\.(?:ServiceError|ConnectionError)\b"
+    r"|your network may be blocking this service"
+)
 
 
 def main(root: Path) -> int:
     """Audit, and say what came of it.
 
     Returns:
-        The exit status: 1 for a fault, 0 also where nothing could be asked.
+        The exit status: 1 for a fault or where pip-audit cannot run, 0 also where PyPI could not be asked.
     """
     ignored = read_ignored(root / "scripts/audit-ignore.txt")
     options = [word for fault in ignored for word in ("--ignore-vuln", fault)]
@@ -37,8 +44,10 @@ def main(root: Path) -> int:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        sys.stdout.write(f"not audited: PyPI's list of known faults is not to be had: pip-audit says {last[:300]!r}\n")
-        return 0
+        is_away = bool(_AWAY.search(last))
+        why = "PyPI's list of known faults is not to be had" if is_away else "pip-audit must run, and does not"
+        sys.stdout.write(f"not audited: {why}: it says {last[:300]!r}\n")
+        return int(not is_away)
     sentences, status = judge(found)
     sys.stdout.write("".join(f"{sentence}\n" for sentence in sentences))
     return status
@@ -54,6 +63,8 @@ def judge(found: list[dict[str, Any]]) -> tuple[list[str], int]:
     """What pip-audit's list means, in sentences, and the exit status."""
     skipped = [package["name"] for package in found if "skip_reason" in package]
     asked = len(found) - len(skipped)
+    if not found:
+        return ["not audited: pip-audit must be given packages, and names none"], 1
     if not asked:
         return [f"not audited: the package index tells no faults of any of the {len(found)} packages"], 0
     faults = [

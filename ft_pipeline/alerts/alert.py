@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Fault:
-    """A step that failed, and what it said; empty: it was not a step."""
+    """A step or a check that failed, and what it said; empty: it was neither."""
 
     step: str
     message: str
@@ -58,10 +59,13 @@ class Verdict:
     report: str | None = None
 
 
-def tell_failure(recipe: str, run: str, faults: list[Fault], *, canceled: bool = False) -> Alert:
-    """A run that has ended without what it was for."""
+def tell_failure(
+    recipe: str, run: str, faults: list[Fault], reports: Sequence[str] = (), *, canceled: bool = False
+) -> Alert:
+    """A run that has ended without what it was for, and where more is said of it."""
     what = "was canceled" if canceled else "failed"
     lines = [f"{clean(fault.step)}: {clean(fault.message)}" if fault.step else clean(fault.message) for fault in faults]
+    lines += [f"report: {clean(report)}" for report in reports]
     return Alert("failure", f"ft_pipeline: a run of {clean(recipe)} {what}", (*lines, f"run {clean(run)}"))
 
 

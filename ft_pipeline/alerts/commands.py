@@ -29,11 +29,12 @@ def _tell(message: Alert) -> None:
     settings = environment.alert_settings()
     if not settings.has_receiver:
         raise AlertError(f"somebody must be there to be told; no receiver is set. Set {WEBHOOK} or {SMTP}.")
-    faults = []
+    faults: list[str] = []
     for receiver in list_receivers(settings):
         try:
-            deliver(message, receiver)
+            left_out = deliver(message, receiver)
             click.echo(f"{receiver.name}: told")
+            faults += [f"{receiver.name}: {left_out}"] if left_out else []
         except AlertError as err:
             faults.append(f"{receiver.name}: {err}")
     if faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -10,6 +11,8 @@ from ft_pipeline.alerts.alert import Alert
 from ft_pipeline.errors import AlertError
 
 PAUSES_SECONDS = (1.0, 4.0)
+# A server that says nothing for so long is taken for one that is not there.
+TIMEOUT_SECONDS = 10.0
 
 
 class TemporaryFault(AlertError):
@@ -23,8 +26,11 @@ class Receiver(Protocol):
     def name(self) -> str:
         """What it is called where it is written down whom a run's alert has reached."""
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: Alert) -> str:
         """Tell them once.
+
+        Returns:
+            Whom it has not reached, though others are told: to tell all again would tell those twice. Empty: nobody.
 
         Raises:
             TemporaryFault: another try may succeed.
@@ -32,17 +38,28 @@ class Receiver(Protocol):
         """
 
 
-def deliver(alert: Alert, receiver: Receiver, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Tell a receiver, up to three times.
+def deliver(
+    alert: Alert,
+    receiver: Receiver,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Tell a receiver, up to three times; no try begins that may not end within the seconds.
+
+    Returns:
+        Whom of several it has not reached.
 
     Raises:
         AlertError: it was not told; no secret is in the message.
     """
+    started = clock()
     for pause_seconds in PAUSES_SECONDS:
         try:
-            receiver.send(alert)
+            return receiver.send(alert)
         except TemporaryFault:
+            if clock() - started + pause_seconds + TIMEOUT_SECONDS > seconds:
+                raise
             sleep(pause_seconds)
-        else:
-            return
-    receiver.send(alert)
+    return receiver.send(alert)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
 from ft_pipeline.alerts.alert import Alert
-from ft_pipeline.alerts.delivery import TemporaryFault
+from ft_pipeline.alerts.delivery import TIMEOUT_SECONDS, TemporaryFault
 from ft_pipeline.alerts.settings import MailServer
 from ft_pipeline.errors import AlertError
 from ft_pipeline.loopback import is_loopback
 
-TIMEOUT_SECONDS = 10.0
 _SUBJECT_CHARS = 200
 
 
@@ -33,12 +34,15 @@ class MailReceiver:
         self._sender = sender
         self._recipients = recipients
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: Alert) -> str:
         """Hand it in once.
+
+        Returns:
+            The recipients that the server refuses, while it takes the mail for others.
 
         Raises:
             TemporaryFault: the server cannot be reached, or is busy for now.
-            AlertError: it refuses the password, the sender or a recipient, or offers no TLS.
+            AlertError: it refuses the password, the sender or all recipients, or offers no TLS.
         """
         message = EmailMessage()
         message["Subject"] = " ".join(alert.title.split())[:_SUBJECT_CHARS]  # a line break would begin another header
@@ -47,7 +51,7 @@ class MailReceiver:
         message.set_content(alert.text)
         place = f"the mail server {self._server.host}:{self._server.port}"
         try:
-            with self._connect() as server:
+            with _leaving(self._connect()) as server:
                 if self._server.user:
                     server.login(self._server.user, self._server.password)
                 refused = server.send_message(message)
@@ -55,14 +59,14 @@ class MailReceiver:
             kind = TemporaryFault if 400 <= err.smtp_code < 500 else AlertError
             raise kind(f"{place} must take an alert; it answered {err.smtp_code}") from None
         except smtplib.SMTPRecipientsRefused as err:
-            raise AlertError(f"{place} must take all recipients; it refuses {', '.join(err.recipients)}") from None
+            kind = TemporaryFault if any(400 <= code < 500 for code, _ in err.recipients.values()) else AlertError
+            raise kind(f"{place} must take the recipients; it refuses {', '.join(err.recipients)}") from None
         except smtplib.SMTPNotSupportedError:
             raise AlertError(f"{place} must offer TLS and a login. Use smtps:// if it has it elsewhere") from None
         except (OSError, smtplib.SMTPException) as err:
             shown = getattr(err, "strerror", None) or type(err).__name__
             raise TemporaryFault(f"{place} must be reachable: {shown}") from None
-        if refused:
-            raise AlertError(f"{place} must take all recipients; it refuses {', '.join(refused)}")
+        return f"{place} refuses {', '.join(refused)}" if refused else ""
 
     def _connect(self) -> smtplib.SMTP:
         server, context = self._server, ssl.create_default_context()
@@ -76,3 +80,14 @@ class MailReceiver:
                 connection.close()
                 raise
         return connection
+
+
+@contextmanager
+def _leaving(server: smtplib.SMTP) -> Iterator[smtplib.SMTP]:
+    """Leave a server without asking what it says to that: a mail that it has taken stays taken."""
+    try:
+        yield server
+    finally:
+        with suppress(OSError, smtplib.SMTPException):
+            server.putcmd("quit")
+        server.close()

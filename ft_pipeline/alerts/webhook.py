@@ -10,10 +10,9 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from ft_pipeline.alerts.alert import Alert
-from ft_pipeline.alerts.delivery import TemporaryFault
+from ft_pipeline.alerts.delivery import TIMEOUT_SECONDS, TemporaryFault
 from ft_pipeline.errors import AlertError
 
-TIMEOUT_SECONDS = 10.0
 _BUSY = {408, 425, 429}
 
 
@@ -32,8 +31,11 @@ class WebhookReceiver:
         # Another place that the server names must not get what is meant for this one.
         self._opener = urllib.request.build_opener(_NoRedirect())
 
-    def send(self, alert: Alert) -> None:
+    def send(self, alert: Alert) -> str:
         """Tell it once.
+
+        Returns:
+            Nothing: it is one.
 
         Raises:
             TemporaryFault: it cannot be reached, or is busy or broken for now.
@@ -44,7 +46,7 @@ class WebhookReceiver:
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - http(s), by the settings
         try:
             with self._opener.open(request, timeout=TIMEOUT_SECONDS):
-                return
+                return ""
         except urllib.error.HTTPError as err:
             err.close()
             kind = TemporaryFault if err.code in _BUSY or err.code >= 500 else AlertError

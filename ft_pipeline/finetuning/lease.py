@@ -29,11 +29,16 @@ _PASS_OVER_SECONDS = 5.0
 _open_descriptors: set[int] = set()
 
 
-def default_lock_dir() -> Path:
-    """The machine's folder of device locks, the same for every user: /run/lock where all may write, else /tmp."""
-    shared = Path("/run/lock")
-    is_for_all = shared.is_dir() and shared.stat().st_mode & stat.S_IWOTH
-    return (shared if is_for_all else Path("/tmp")) / "ft_pipeline"  # noqa: S108 - not TMPDIR, which is a user's own
+def default_lock_dir(root: Path = Path("/")) -> Path:
+    """The machine's folder of device locks, the same for every user, unit and container.
+
+    /run/lock/ft_pipeline where it is there for all, or where all may make it; else, as on Fedora and Arch without a
+    service, /tmp/ft_pipeline.
+    """
+    shared = root / "run/lock"
+    own = shared / "ft_pipeline"
+    is_for_all = any(folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH for folder in (own, shared))
+    return own if is_for_all else root / "tmp/ft_pipeline"  # not TMPDIR, which is a user's own
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from ft_pipeline.summary import Summary
 
 _TAIL_LINES = 20
 _POLL_SECONDS = 0.5
+_OWN_KEYS = ("FT_PIPELINE_ALERT_", "DAGSTER_PG_URL")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run_stage(
                 stderr=subprocess.STDOUT,
                 pass_fds=(write_end,) if lock is None else (write_end, lock),
                 start_new_session=True,
-                env=_without_alerts() | dict(environment or {}),
+                env=_without_own_keys() | dict(environment or {}),
             )
         finally:
             os.close(write_end)
@@ -90,9 +91,9 @@ def run_stage(
     return _judge(function.partition(":")[2], process.returncode, outcome, log_path)
 
 
-def _without_alerts() -> dict[str, str]:
-    """This process's variables but for who is told of runs: a webhook's URL and a password are no stage's business."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("FT_PIPELINE_ALERT_")}
+def _without_own_keys() -> dict[str, str]:
+    """This process's variables but for keys that are no stage's business: who is told of runs, Dagster's database."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OWN_KEYS)}
 
 
 def _talk(

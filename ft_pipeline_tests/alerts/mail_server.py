@@ -19,9 +19,10 @@ class MailServer(socketserver.ThreadingTCPServer):
     """Takes the user `ops` with the password `p@ss word`, and keeps what is handed in.
 
     Attributes:
-        taken: Messages with all their recipients.
+        taken: Messages with the recipients that were not refused.
         refused: Recipients that are not taken.
         busy: Greet so many clients with 421 first.
+        goodbye: The answer to QUIT.
     """
 
     daemon_threads = True
@@ -31,6 +32,7 @@ class MailServer(socketserver.ThreadingTCPServer):
         self.taken: list[tuple[EmailMessage, list[str]]] = []
         self.refused: set[str] = set()
         self.busy = 0
+        self.goodbye = "221 bye"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
@@ -62,14 +64,15 @@ class _Session(socketserver.StreamRequestHandler):
                 self._say("235 welcome" if line.split()[-1] == _LOGIN else "535 who is that")
             elif verb == "RCPT":
                 address = line.partition("<")[2].partition(">")[0]
-                recipients.append(address)
-                self._say("550 nobody" if address in self.server.refused else "250 ok")
+                is_refused = address in self.server.refused
+                recipients += [] if is_refused else [address]
+                self._say("550 nobody" if is_refused else "250 ok")
             elif verb == "DATA":
                 self._say("354 go on")
                 self.server.taken.append((self._read_message(), recipients))
                 self._say("250 taken")
             elif verb == "QUIT":
-                return self._say("221 bye")
+                return self._say(self.server.goodbye)
             else:
                 self._say("250 ok")
         return None

@@ -110,10 +110,23 @@ def test_a_wrong_password_is_told_without_it(mail: MailServer) -> None:
     _assert_no_secret(err.value)
 
 
-def test_a_recipient_that_is_refused_is_named(mail: MailServer) -> None:
+def test_a_recipient_that_is_refused_is_named_and_the_others_are_told(mail: MailServer) -> None:
     mail.refused = {"b@example.org"}
-    with pytest.raises(AlertError, match=r"must take all recipients; it refuses b@example\.org"):
+    assert deliver(ALERT, _receiver(mail), _no_pause) == f"the mail server 127.0.0.1:{mail.port} refuses b@example.org"
+    assert [recipients for _, recipients in mail.taken] == [["a@example.org"]]
+
+
+def test_a_server_that_refuses_all_recipients_has_not_told_anybody(mail: MailServer) -> None:
+    mail.refused = {"a@example.org", "b@example.org"}
+    with pytest.raises(AlertError, match=r"must take the recipients; it refuses a@example\.org, b@example\.org"):
         deliver(ALERT, _receiver(mail), _no_pause)
+    assert mail.taken == []
+
+
+def test_a_mail_that_was_taken_stays_taken_whatever_the_server_says_to_quit(mail: MailServer) -> None:
+    mail.goodbye = "421 too many"
+    assert deliver(ALERT, _receiver(mail), _no_pause) == ""
+    assert len(mail.taken) == 1
 
 
 def test_a_certificate_that_nobody_vouches_for_gets_no_password(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 
 from ft_pipeline.alerts import delivery, outbox
 from ft_pipeline.defs.alerts import alerts
+from ft_pipeline.defs.failures import failing_plainly
 from ft_pipeline.errors import AlertError, DatasetError
+from ft_pipeline.evaluation.rules import GATE
 from ft_pipeline_tests.alerts.hook_server import HookServer, serve_hook
+from ft_pipeline_tests.alerts.mail_server import serve_mail
 
 
 class Watch:
@@ -87,6 +91,44 @@ def test_what_ended_before_it_was_turned_on_is_not_told(tmp_path: Path, hook: Ho
         _run(instance, error="now")
         watch.tick()
     assert [body["text"].splitlines()[1] for _, body in hook.taken] == ["raw_dataset: now"]
+
+
+def test_a_mail_that_one_of_its_recipients_refuses_is_handed_in_once(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FT_PIPELINE_ALERT_WEBHOOK")
+    with serve_mail() as mail:
+        monkeypatch.setenv("FT_PIPELINE_ALERT_SMTP", f"smtp://ops:p%40ss%20word@127.0.0.1:{mail.port}")
+        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_FROM", "ft@example.org")
+        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_TO", "a@example.org,gone@example.org")
+        mail.refused = {"gone@example.org"}
+        _run(watch.instance, error="no")
+        assert re.search(r"has not reached everybody: the mail server .* refuses gone@example\.org", watch.tick())
+        assert watch.tick() == "no run has ended that is to be told of"
+        assert [recipients for _, recipients in mail.taken] == [["a@example.org"]]
+
+
+def test_a_check_that_blocks_is_told_with_what_it_found_and_the_report(watch: Watch, hook: HookServer) -> None:
+    said, rules = "half of the answers are wrong", {"answers_right": 0.4, GATE: None}
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="evaluation_report", blocking=True) for name in rules])
+    def evaluation_report() -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads no other
+        results = [
+            dg.AssetCheckResult(
+                passed=False, check_name=name, description=said, metadata={"value": value, "limit": 0.8}
+            )
+            for name, value in rules.items()
+        ]
+        return dg.MaterializeResult(
+            metadata={"report": dg.MetadataValue.path("/store/report.html")}, check_results=results
+        )
+
+    assert not dg.materialize([evaluation_report], instance=watch.instance, raise_on_error=False).success
+    watch.tick()
+    assert hook.taken[0][1]["text"].splitlines()[1:-1] == [
+        "evaluation_report, answers_right: half of the answers are wrong (found 0.4, limit 0.8)",
+        "report: /store/report.html",
+    ]
 
 
 def test_a_run_whose_process_was_killed_is_told(watch: Watch, hook: HookServer) -> None:
@@ -171,14 +213,16 @@ def test_an_alert_waits_for_a_receiver_that_is_down_and_no_other_is_told_twice(w
 def test_an_alert_that_a_day_did_not_bring_through_is_given_up_and_in_the_log(
     watch: Watch, hook: HookServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "KEEP_TRYING", timedelta(seconds=-1))
     _run(watch.instance, error="the disk is full")
-    hook.answers = [500]
+    hook.answers = [500, 500]
+    monkeypatch.setattr(outbox, "KEEP_TRYING", timedelta(0))
+    with pytest.raises(AlertError, match="has not reached webhook"):
+        watch.tick()
     said = watch.tick()
     assert "webhook was not told, and will not be" in said
     assert "the disk is full" in said
-    watch.tick()
-    assert len(hook.taken) == 1
+    assert watch.tick() == "no run has ended that is to be told of"
+    assert len(hook.taken) == 2
 
 
 def test_more_runs_than_a_tick_looks_at_are_worked_off_in_turn(watch: Watch, hook: HookServer) -> None:
@@ -210,6 +254,7 @@ def _run(
     """Run some assets by these names; the run's id."""
 
     @dg.asset(required_resource_keys={"pipeline"})
+    @failing_plainly
     def raw_dataset() -> None:
         if error:
             # As the pipeline's errors are raised: the library's own words are the cause.

@@ -14,7 +14,7 @@ import pytest
 from ft_pipeline.errors import LeaseTimeout, ResourceError
 from ft_pipeline.file_lock import try_lock
 from ft_pipeline.finetuning import lease, waiting_line
-from ft_pipeline.finetuning.lease import hold_device
+from ft_pipeline.finetuning.lease import default_lock_dir, hold_device
 from ft_pipeline.finetuning.waiting_line import WaitingLine
 
 _FIRST = "00000000000000000000-1"  # a ticket that is before all others
@@ -69,6 +69,27 @@ def test_the_device_is_free_after_the_block_also_after_an_error(tmp_path: Path) 
 def test_another_device_is_another_lease(tmp_path: Path) -> None:
     with _hold(tmp_path), _hold(tmp_path, device="GPU-1"):
         assert sorted(path.name for path in tmp_path.glob("*.lock")) == ["GPU-1.lock", "cpu.lock"]
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "found"),
+    [
+        (0o1777, None, "run/lock/ft_pipeline"),  # Debian
+        (0o755, 0o1777, "run/lock/ft_pipeline"),  # Fedora with the units, whose folder it is
+        (0o1777, 0o755, "run/lock/ft_pipeline"),  # somebody's own: an error there is better than two places
+        (0o755, None, "tmp/ft_pipeline"),
+        (0o755, 0o755, "tmp/ft_pipeline"),
+        (None, None, "tmp/ft_pipeline"),
+    ],
+)
+def test_the_folder_of_locks_is_that_of_the_units_wherever_all_may_write_to_it(
+    tmp_path: Path, shared: int | None, own: int | None, found: str
+) -> None:
+    for name, mode in (("run/lock", shared), ("run/lock/ft_pipeline", own)):
+        if mode is not None:
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name).chmod(mode)
+    assert default_lock_dir(tmp_path) == tmp_path / found
 
 
 def test_other_users_can_wait_and_hold_whatever_the_umask(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def play(request: PlayRequest, reporter: Reporter) -> Summary:
             reporter.progress(1, 2, loss=0.5)
             sys.stdout.write("chatter of a library\n")
             return Summary(figures={"answer": 42})
+        case "list variables":
+            request.path.write_text("\n".join(os.environ))
         case "refuse":
             raise DatasetError("rule, value, place, fix")
         case "crash":

@@ -69,6 +69,15 @@ def test_words_figures_and_the_result_come_back(tmp_path: Path) -> None:
     assert "chatter of a library" in (tmp_path / "stage.log").read_text()
 
 
+def test_a_stage_is_given_no_key_of_dagsters_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DAGSTER_PG_URL", "FT_PIPELINE_ALERT_WEBHOOK", "OF_THE_STAGE"):
+        monkeypatch.setenv(name, "https://me:S3CRET@host")
+    run_play("list variables", tmp_path)
+    given = (tmp_path / "pids").read_text().splitlines()
+    assert "OF_THE_STAGE" in given
+    assert [name for name in given if name.startswith(("DAGSTER_PG", "FT_PIPELINE_ALERT"))] == []
+
+
 def test_an_error_of_the_pipeline_comes_back_as_itself(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="rule, value, place, fix"):
         run_play("refuse", tmp_path)

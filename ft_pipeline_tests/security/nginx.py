@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ft_pipeline_tests.certificate import make_certificate
 from ft_pipeline_tests.dagster_server import wait_until
@@ -25,15 +26,26 @@ http {{
 
 
 @contextmanager
-def serve_behind(program: str, project: Path, folder: Path, port: int) -> Iterator[tuple[str, Path]]:
+def serve_behind(program: str, project: Path, port: int) -> Iterator[tuple[str, Path]]:
     """Serve what listens at a port behind nginx.
 
     Yields:
         Its URL, and the certificate to trust.
     """
-    folder.mkdir()
+    # Its workers are another user, who must read what lies here: no folder of pytest's, which is for its owner alone.
+    with TemporaryDirectory(prefix="ft_pipeline-nginx-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with _serve(program, project, folder, port) as served:
+            yield served
+
+
+@contextmanager
+def _serve(program: str, project: Path, folder: Path, port: int) -> Iterator[tuple[str, Path]]:
     certificate = make_certificate(folder / "certificate.pem")
-    (folder / "users").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
+    users = folder / "users"
+    users.write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
+    users.chmod(0o644)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         own = free.getsockname()[1]
@@ -41,7 +53,7 @@ def serve_behind(program: str, project: Path, folder: Path, port: int) -> Iterat
         "listen 443 ssl": f"listen 127.0.0.1:{own} ssl",
         "/etc/nginx/ft_pipeline.crt": str(certificate),
         "/etc/nginx/ft_pipeline.key": str(certificate),
-        "/etc/nginx/ft_pipeline.users": str(folder / "users"),
+        "/etc/nginx/ft_pipeline.users": str(users),
         "127.0.0.1:3000": f"127.0.0.1:{port}",
     }
     conf, proxy = (
@@ -53,12 +65,6 @@ def serve_behind(program: str, project: Path, folder: Path, port: int) -> Iterat
     (folder / "site.conf").write_text(conf)
     (folder / "ft_pipeline_proxy.inc").write_text(proxy)
     (folder / "nginx.conf").write_text(_MAIN.format(folder=folder))
-    # Its workers are another user, who must read what lies here.
-    for path in (folder, *folder.parents):
-        with suppress(PermissionError):
-            path.chmod(path.stat().st_mode | 0o055)
-        if path.parent == path.parent.parent:
-            break
     process = subprocess.Popen([program, "-c", str(folder / "nginx.conf"), "-p", str(folder)], stderr=subprocess.PIPE)
     try:
         wait_until(lambda: process.poll() is not None or _answers(own), 20, lambda: "nginx does not answer")

@@ -21,10 +21,9 @@ from ft_pipeline.recipe import BaseModelSection
 
 # A module that only unpickles when it is asked to is no danger, but nobody here asks.
 _FORBIDDEN = {
-    ("pickle", "load"), ("pickle", "loads"), ("torch", "load"), ("torch", "save"), ("joblib", "load"),
-    ("marshal", "loads"), ("shelve", "open"), ("yaml", "load"), ("yaml", "unsafe_load"), ("os", "system"),
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load", "torch.save", "joblib.load", "marshal.load",
+    "marshal.loads", "shelve.open", "yaml.load", "yaml.unsafe_load", "os.system", "eval", "exec", "__import__",
 }  # fmt: skip
-_FORBIDDEN_NAMES = {"eval", "exec", "__import__"}
 
 
 class _Bomb:
@@ -49,11 +48,10 @@ def canary(tmp_path: Path) -> Path:
 
 def test_no_line_of_ours_unpickles_evaluates_or_trusts_remote_code(project: Path) -> None:
     found = [
-        f"{path.relative_to(project)}:{node.lineno}"
+        f"{path.relative_to(project)}:{line}"
         for folder in ("ft_pipeline", "scripts")
         for path in (project / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and _is_forbidden(node)
+        for line in _find_forbidden(path.read_text(encoding="utf-8"))
     ]
     assert found == []
 
@@ -61,8 +59,13 @@ def test_no_line_of_ours_unpickles_evaluates_or_trusts_remote_code(project: Path
 @pytest.mark.parametrize(
     "line",
     [
-        "pickle.loads(data)",
-        "torch.load(path)",
+        "import pickle; pickle.loads(data)",
+        "from pickle import loads; loads(data)",
+        "from pickle import loads as read; read(data)",
+        "import pickle; pickle.Unpickler(file).load()",
+        "import pickle; read = pickle.loads",
+        "import torch; torch.load(path)",
+        "import torch as t; t.load(path)",
         "AutoModel.from_pretrained(x, trust_remote_code=True)",
         "numpy.load(path, allow_pickle=True)",
         "subprocess.run(words, shell=True)",
@@ -70,8 +73,12 @@ def test_no_line_of_ours_unpickles_evaluates_or_trusts_remote_code(project: Path
     ],
 )
 def test_the_scan_finds_what_it_is_for(line: str) -> None:
-    (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
-    assert _is_forbidden(call)
+    assert _find_forbidden(line)
+
+
+@pytest.mark.parametrize("line", ["import json; json.loads(x)", "from json import loads; loads(x)", "model.eval()"])
+def test_the_scan_finds_nothing_else(line: str) -> None:
+    assert _find_forbidden(line) == []
 
 
 def test_a_pickle_that_calls_itself_safetensors_is_not_unpickled(base: Path, canary: Path) -> None:
@@ -184,18 +191,29 @@ def _edit(path: Path, fields: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def _is_forbidden(call: ast.Call) -> bool:
-    named = {word.arg: word.value for word in call.keywords}
-    says_yes = [
-        name
-        for name in ("trust_remote_code", "allow_pickle", "shell")
-        if name in named and not (isinstance(named[name], ast.Constant) and named[name].value is False)  # type: ignore[attr-defined]
+def _find_forbidden(source: str) -> list[int]:
+    """The lines that name something forbidden, under whatever name it was imported, or say yes to what is."""
+    nodes = list(ast.walk(ast.parse(source)))
+    imported: dict[str, str] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            imported |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return [
+        node.lineno
+        for node in nodes
+        if (isinstance(node, ast.Name | ast.Attribute) and _name(node, imported) in _FORBIDDEN)
+        or (isinstance(node, ast.Call) and any(map(_says_yes, node.keywords)))
     ]
-    if says_yes:
-        return True
-    if isinstance(call.func, ast.Name):
-        return call.func.id in _FORBIDDEN_NAMES
-    function = call.func
-    if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
-        return False
-    return (function.value.id, function.attr) in _FORBIDDEN
+
+
+def _name(node: ast.expr, imported: dict[str, str]) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value, imported)}.{node.attr}"
+    return imported.get(node.id, node.id) if isinstance(node, ast.Name) else "?"
+
+
+def _says_yes(word: ast.keyword) -> bool:
+    is_no = isinstance(word.value, ast.Constant) and word.value.value is False
+    return word.arg in {"trust_remote_code", "allow_pickle", "shell"} and not is_no

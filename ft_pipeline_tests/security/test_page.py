@@ -20,6 +20,8 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
+from ft_pipeline.defs.dev import guard
+from ft_pipeline.errors import ResourceError
 from ft_pipeline.same_origin import find_fault
 from ft_pipeline_tests.alerts.hook_server import HookServer, serve_hook
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
@@ -28,6 +30,8 @@ from ft_pipeline_tests.security.nginx import PASSWORD, USER, find_nginx, serve_b
 from ft_pipeline_tests.user_project import make_project
 
 _VERSION = "{ version }"
+# What a browser sends where somebody follows a link of another page.
+_OPENED = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 _SPEAKS = [Subprotocol("graphql-ws")]
 # What asks a real question only if it gets through.
 _TURN_OFF = "mutation { setAutoMaterializePaused(paused: true) }"
@@ -73,7 +77,7 @@ def test_no_process_of_it_listens_to_other_machines(server: DagsterServer) -> No
     [
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
-        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
         {"Origin": "https://evil.example"},
         {"Origin": "http://127.0.0.1:1"},
         {"Origin": "null"},
@@ -106,18 +110,15 @@ def test_another_web_page_cannot_listen_to_runs(server: DagsterServer) -> None:
 @pytest.mark.parametrize(
     ("kind", "path", "headers", "answered"),
     [
-        (
-            "http",
-            "/runs",
-            {"host": "localhost:3000", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
-            True,
-        ),
-        ("http", "/runs", {"host": "localhost:3000", "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}, False),
+        ("http", "/runs", {"host": "localhost:3000", **_OPENED}, True),
+        ("http", "/runs", {"host": "localhost:3000", **_OPENED, "sec-fetch-mode": "cors"}, False),
+        ("http", "/runs", {"host": "localhost:3000", **_OPENED, "sec-fetch-dest": "iframe"}, False),
+        ("http", "/graphql", {"host": "localhost:3000", **_OPENED}, False),
         ("http", "/graphql", {"host": "[::1]:3000"}, True),
         ("http", "/graphql", {"host": "127.0.0.1"}, True),
         ("http", "/graphql", {"host": ""}, False),
         ("websocket", "/graphql", {"host": "127.0.0.1:1", "origin": "http://127.0.0.1:1"}, True),
-        ("websocket", "/x", {"host": "localhost", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, False),
+        ("websocket", "/x", {"host": "localhost", **_OPENED}, False),
     ],
 )
 def test_a_link_may_open_the_page_and_nothing_else(
@@ -126,17 +127,39 @@ def test_a_link_may_open_the_page_and_nothing_else(
     assert (find_fault(kind, path, headers) is None) is answered
 
 
+def test_another_web_page_cannot_send_a_form() -> None:
+    assert find_fault("http", "/runs", {"host": "localhost:3000", **_OPENED}, "POST") is not None
+
+
+def test_a_dagster_that_starts_its_webserver_another_way_shows_no_page_without_guard() -> None:
+    assert guard(["python", "-m", "dagster_webserver", "--port", "1"])[2] == "ft_pipeline.defs.webserver"
+    daemon = ["python", "-m", "dagster._daemon", "run"]
+    assert guard(daemon) == daemon
+    for other in (["python", "-m", "dagster_webserver.cli"], ["dagster-webserver", "--port", "1"]):
+        with pytest.raises(ResourceError, match="the page would have no guard"):
+            guard(other)
+
+
 @pytest.mark.slow
-def test_behind_nginx_it_takes_a_password_over_tls(server: DagsterServer, project: Path, tmp_path: Path) -> None:
+def test_another_web_page_cannot_show_the_page_in_a_frame(server: DagsterServer) -> None:
+    for path in ("/", "/runs"):
+        status, answer = _ask(server.url + path, {})
+        assert status == 200
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers.get_all("Content-Security-Policy")
+
+
+@pytest.mark.slow
+def test_behind_nginx_it_takes_a_password_over_tls(server: DagsterServer, project: Path) -> None:
     program = find_nginx() or need_program("nginx", install="apt-get install nginx-light")
-    with serve_behind(program, project, tmp_path / "nginx", urlsplit(server.url).port or 0) as (url, certificate):
+    with serve_behind(program, project, urlsplit(server.url).port or 0) as (url, certificate):
         trust = ssl.create_default_context(cafile=str(certificate))
         known = {"Authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
         own = known | {"Origin": url, "Sec-Fetch-Site": "same-origin"}
         assert _ask(url, {}, trust=trust)[0] == 401
         assert _ask(f"{url}/graphql", {}, _VERSION, trust)[0] == 401
         status, answer = _ask(url, known, trust=trust)
-        assert (status, answer.headers["X-Frame-Options"]) == (200, "DENY")
+        assert (status, answer.headers.get_all("X-Frame-Options")) == (200, ["DENY"])
         assert _ask(f"{url}/graphql", known, _VERSION, trust)[0] == 200
         assert _ask(f"{url}/graphql", own, _VERSION, trust)[0] == 200
         for foreign in (
@@ -145,8 +168,10 @@ def test_behind_nginx_it_takes_a_password_over_tls(server: DagsterServer, projec
             {"Origin": f"{url}.evil"},
         ):
             assert _ask(f"{url}/graphql", known | foreign, _VERSION, trust)[0] == 403, foreign
-        opened = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-        assert _ask(f"{url}/runs", known | opened, trust=trust)[0] == 200
+        assert _ask(f"{url}/runs", known | _OPENED, trust=trust)[0] == 200
+        assert _ask(f"{url}/runs", known | _OPENED, _VERSION, trust)[0] == 403
+        for foreign in ({"Origin": "https://evil.example"}, {"sec-fetch-dest": "iframe"}):
+            assert _ask(f"{url}/runs", known | _OPENED | foreign, trust=trust)[0] == 403, foreign
         large = "{ version }" + " " * (11 << 20)
         assert _ask(f"{url}/graphql", known, large, trust)[0] == 413
         address = url.replace("https://", "wss://") + "/graphql"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from ft_pipeline.datasets import template_limits
 from ft_pipeline.datasets.rendering import ChatRenderer, TemplateRefusal
-from ft_pipeline.datasets.template_limits import limit_memory
+from ft_pipeline.datasets.template_limits import TimeLimit, limit_memory
 from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.errors import BaseModelError, ConversionError
 from ft_pipeline.quantization import llama_template
@@ -71,6 +74,24 @@ def test_a_template_that_writes_beyond_all_measure_is_refused(monkeypatch: pytes
     monkeypatch.setattr(template_limits, "MAX_TEXT_CHARS", 1000)
     with pytest.raises(BaseModelError, match=r"within 1,000 characters"):
         _render("{{ 'a' * 1001 }}")
+
+
+def test_a_timer_that_rings_as_the_rendering_ends_is_no_fault() -> None:
+    before = signal.getsignal(signal.SIGPROF)
+
+    def ring_on_leaving(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "__exit__":
+            signal.raise_signal(signal.SIGPROF)
+
+    try:
+        with TimeLimit("a base"):
+            sys.setprofile(ring_on_leaving)
+        sys.setprofile(None)
+        assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    finally:
+        sys.setprofile(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def test_a_limit_that_was_stricter_stays() -> None:
