@@ -17,7 +17,7 @@ from ft_pipeline.contest import Contest
 from ft_pipeline.datasets.parse_request import ParseRequest
 from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest
-from ft_pipeline.errors import ArtifactError, PublicationError
+from ft_pipeline.errors import ArtifactError, PublicationError, ResourceError
 from ft_pipeline.evaluation.request import Opponents
 from ft_pipeline.evaluation.rules import BETTER, GATE
 from ft_pipeline.export import Export
@@ -184,7 +184,7 @@ class Pipeline:
     def _judge(self, outcome: Outcome) -> None:
         try:
             self._run.judge(outcome, self._lineage.validated_dataset.fingerprint)
-        except (ArtifactError, OSError) as err:
+        except (ArtifactError, ResourceError, OSError) as err:
             self._reporter.warning(f"retraining does not learn what became of this data: {err}")
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile
+from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.fingerprint import fingerprint
@@ -94,10 +95,15 @@ class ContentFolder:
         self._folder = store_root / "_retraining" / recipe_name / "contents"
 
     def write(self, content: Content) -> None:
-        """Keep a content; it is found by its digest."""
+        """Keep a content; it is found by its digest.
+
+        Raises:
+            ResourceError: the disk is full or read-only.
+        """
         path = self._path(content.digest)
         if not path.exists():
-            write_file(path, content.model_dump_json())
+            with told_of_disk():
+                write_file(path, content.model_dump_json())
 
     def read(self, digest: str) -> Content:
         """The content of that digest.

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.datasets.sources import without_credentials
+from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.file_lock import lock_file
@@ -109,8 +110,9 @@ class Ledger:
 
         Raises:
             ArtifactError: as of `read`.
+            ResourceError: the disk is full or read-only.
         """
-        with lock_file(self._path.with_name(".ledger.lock")):
+        with told_of_disk(), lock_file(self._path.with_name(".ledger.lock")):
             book = self.read()
             if any((known.run, known.data, known.outcome) == (entry.run, entry.data, entry.outcome)
                    for known in book.judged):  # fmt: skip

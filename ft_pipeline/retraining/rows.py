@@ -22,6 +22,7 @@ from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
 from ft_pipeline.datasets.sources import SourceFile
 from ft_pipeline.datasets.sources.open import open_rows
+from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
 
@@ -62,6 +63,7 @@ class RowFolder:
 
         Raises:
             OSError: it is gone, or the disk does not give it.
+            ResourceError: the disk is full or read-only.
         """
         known = self.find(source.sha256, source.kind)
         if known is None:
@@ -70,7 +72,8 @@ class RowFolder:
                 return known
             content = io.BytesIO()
             np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole, fault=known.fault)
-            write_file(self._path(source.sha256, source.kind), content.getvalue())
+            with told_of_disk():
+                write_file(self._path(source.sha256, source.kind), content.getvalue())
         return known
 
     def find(self, sha256: str, kind: str) -> Rows | None:
