@@ -162,6 +162,7 @@ def test_the_published_folder_holds_the_champion_and_its_checksums(demo: Instanc
     assert find_faults(published) == []
 
 
+@pytest.mark.long
 def test_a_model_that_was_trained_on_shuffled_labels_is_caught_and_not_published(demo: Instance) -> None:
     before = read_champion(alias_folder(demo.store.root), "demo")
     (demo.home / "data").mkdir()

@@ -87,6 +87,7 @@ def test_a_thousand_ticks_of_the_sensor(world: World, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_three_hundred_looks_of_the_schedule(world: World) -> None:
     tick = schedule_tick(world)
     unfinished: list[Callable[[], None]] = []
@@ -102,7 +103,7 @@ def test_three_hundred_looks_of_the_schedule(world: World) -> None:
         advance_run(world, is_outage=number % 50 >= 45)
         assert_fit(world, world.evaluate(tick, is_killed=world.chance.random() < 0.03), number)
     settle(world, tick, unfinished)
-    assert_exactly_once(world)
+    assert_exactly_once(world, tries=2)
     assert_all_rows_trained(world)
 
 
@@ -204,14 +205,14 @@ def begun(world: World, run_id: str) -> datetime:
     return entry.began_at
 
 
-def assert_exactly_once(world: World) -> None:
+def assert_exactly_once(world: World, tries: int = 3) -> None:
     by_data = Counter(run.data for run in world.runs)
     for data, count in by_data.items():
         outcomes = [run.outcome for run in world.runs if run.data == data]
         assert outcomes[:-1] == ["failed"] * (count - 1), (data, outcomes)
         assert count <= 1 + world.recipe.retraining.max_retries
     assert sum(run.outcome in {"published", "kept"} for run in world.runs) >= 10, "the simulation must train"
-    assert any(run.attempt == 3 for run in world.runs), "the simulation must retry"
+    assert any(run.attempt == tries for run in world.runs), "the simulation must retry"
 
 
 def assert_all_rows_trained(world: World) -> None:
