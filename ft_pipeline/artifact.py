@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +20,6 @@ from ft_pipeline.summary import Summary
 MANIFEST = "manifest.json"
 # An upgrade leaves asset, fingerprint, ingredients, upstream and files alone: they say which artifact it is.
 MANIFEST_FORMAT = StoredFormat()
-_TRACE_FORMAT = StoredFormat()
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,6 @@ class Manifest(BaseModel):
     created_at: datetime
 
 
-class Trace(BaseModel):
-    """What is left of an artifact that was removed: by it those stay reachable that it was made of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    upstream: dict[str, str]
-
-
 @dataclass(frozen=True)
 class Artifact:
     """A whole artifact on disk; `reused` says that it was there before."""
@@ -80,6 +70,11 @@ class Artifact:
     path: Path
     manifest: Manifest
     reused: bool = True
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its asset and its fingerprint."""
+        return self.manifest.asset, self.manifest.fingerprint
 
     @property
     def size_bytes(self) -> int:
@@ -105,21 +100,6 @@ def read_manifest(folder: Path) -> Manifest:
         OSError: it cannot be read, or is not there.
     """
     return MANIFEST_FORMAT.read(folder / MANIFEST, Manifest)
-
-
-def read_trace(path: Path) -> Trace | None:
-    """The trace of an artifact; None if there is none.
-
-    Raises:
-        NewerFormat: a newer version has written it.
-        ArtifactError: it does not read.
-    """
-    try:
-        return _TRACE_FORMAT.read(path, Trace)
-    except FileNotFoundError:
-        return None
-    except ValueError as err:
-        raise ArtifactError(f"{path} does not read: {err}. Restore it from a backup, or remove it.") from err
 
 
 def describe(key: ArtifactKey, draft: Path, written: Written, wall_seconds: float) -> Manifest:

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,18 +25,17 @@ from ft_pipeline.artifact import (
     MANIFEST_FORMAT,
     Artifact,
     ArtifactKey,
-    Trace,
     Written,
     describe,
     find_faults,
     read_manifest,
-    read_trace,
 )
 from ft_pipeline.disk_space import require_space, told_of_disk
-from ft_pipeline.durable import sync, sync_tree, write_file
+from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
 from ft_pipeline.scratch import find_scratch, remove_scratch
+from ft_pipeline.traces import TraceFolder
 
 _LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
 # Nobody goes on with a training that was cut off longer ago.
@@ -60,6 +59,7 @@ class ArtifactStore:
         verified: set[tuple[Path, int]] | None = None,
     ) -> None:
         self.root = root
+        self.traces = TraceFolder(root)
         self._tell = tell
         self._verified = set() if verified is None else verified
         self._building: dict[str, int] = {}
@@ -180,56 +180,29 @@ class ArtifactStore:
         """Take an artifact away at once, then its files; a trace of it stays."""
         manifest = artifact.manifest
         with lock_file(self.root / "_locks" / f"{manifest.asset}-{manifest.fingerprint}"):
-            self.leave_trace(artifact)
+            self.traces.leave(artifact)
             trash = self._sibling(artifact.path, "removed")
             artifact.path.rename(trash)
             shutil.rmtree(trash)
         self._log_path(manifest.asset, manifest.fingerprint).unlink(missing_ok=True)
 
-    def leave_trace(self, artifact: Artifact) -> None:
-        """Write down what an artifact was made of, for when it is not there any more."""
-        manifest = artifact.manifest
-        if manifest.upstream:
-            path = self._trace_path(manifest.asset, manifest.fingerprint)
-            write_file(path, Trace(upstream=manifest.upstream).model_dump_json())
-
-    def recall_upstream(self, asset: str, fingerprint_: str) -> dict[str, str]:
-        """What an artifact that was removed was made of; nothing where none was, or none is known."""
-        trace = read_trace(self._trace_path(asset, fingerprint_))
-        return trace.upstream if trace else {}
-
-    def forget_traces(self, needed: Set[tuple[str, str]]) -> None:
-        """Remove the traces of all artifacts but these."""
-        kept = {self._trace_path(*key) for key in needed}
-        for path in self.root.glob("_traces/[!.]*.json"):
-            if path not in kept:
-                path.unlink(missing_ok=True)
-
     def find_swept(self) -> list[Path]:
         """What `sweep` would remove now."""
-        found = []
-        for left, fingerprint_ in self._find_left():
-            with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
-                if is_free and not self._is_to_come_back(left, left.parent / fingerprint_):
-                    found.append(left)
-        for folder in sorted(self.root.glob("_checkpoints/*")):
-            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
-                if is_free:
-                    found += [folder] if _is_forsaken(folder) else find_scratch(folder)
+        left = ((path, path.parent / fingerprint_) for path, (_, fingerprint_) in self._find_left())
+        found = [path for path, target in left if not self._is_to_come_back(path, target)]
+        for folder in self._find_checkpoints():
+            found += [folder] if _is_forsaken(folder) else find_scratch(folder)
         return found
 
     def sweep(self) -> None:
         """Remove what killed writers have left, also of keys that nobody builds again."""
-        for left, fingerprint_ in self._find_left():
-            with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{fingerprint_}") as is_free:
-                if is_free:
-                    self._recover(left.parent.name, fingerprint_)
-        for folder in self.root.glob("_checkpoints/*"):
-            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
-                if is_free and _is_forsaken(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                elif is_free:
-                    remove_scratch(folder)
+        for _left, key in self._find_left():
+            self._recover(*key)
+        for folder in self._find_checkpoints():
+            if _is_forsaken(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                remove_scratch(folder)
 
     def require_space(self, size_bytes: int, purpose: str) -> None:
         """Raise `DiskSpaceError` unless the store's disk has this many bytes free."""
@@ -245,9 +218,6 @@ class ArtifactStore:
 
     def _log_path(self, asset: str, fingerprint_: str) -> Path:
         return self.root / "_logs" / f"{asset}-{fingerprint_}.log"
-
-    def _trace_path(self, asset: str, fingerprint_: str) -> Path:
-        return self.root / "_traces" / f"{asset}-{fingerprint_}.json"
 
     def _tell_once(self, sentence: str) -> Callable[[float], None]:
         untold = [sentence]
@@ -302,11 +272,20 @@ class ArtifactStore:
         sync(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _find_left(self) -> Iterator[tuple[Path, str]]:
-        """What writers have not finished, or not finished removing, and the fingerprint that it is of."""
+    def _find_left(self) -> Iterator[tuple[Path, tuple[str, str]]]:
+        """What dead writers have not finished, or not finished removing, and the key that it is of, which is held."""
         for left in sorted(self.root.glob("[a-z]*/.*")):
             if match := _LEFT.fullmatch(left.name):
-                yield left, match[1]
+                with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{match[1]}") as is_free:
+                    if is_free:
+                        yield left, (left.parent.name, match[1])
+
+    def _find_checkpoints(self) -> Iterator[Path]:
+        """Folders of checkpoints of trainings that nobody is at, each held."""
+        for folder in sorted(self.root.glob("_checkpoints/*")):
+            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
+                if is_free:
+                    yield folder
 
     @staticmethod
     def _is_to_come_back(left: Path, target: Path) -> bool:

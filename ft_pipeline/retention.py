@@ -54,7 +54,7 @@ class Collected:
     @property
     def removed(self) -> tuple[str, ...]:
         """Asset and fingerprint of the artifacts that go."""
-        return tuple("/".join(_key(one.artifact)) for one in self.judged if one.reason is None)
+        return tuple("/".join(one.artifact.key) for one in self.judged if one.reason is None)
 
 
 def collect_garbage(
@@ -94,7 +94,7 @@ def collect_garbage(
             store.sweep()
             remove_leftovers(leftovers)
             _forget_old(store, runs, past)
-            store.forget_traces(_walk(store, map(_key, store.list_artifacts()))[1])
+            store.traces.keep_only(_walk(store, (artifact.key for artifact in store.list_artifacts()))[1])
     return Collected(tuple(judged), tuple(leftovers), tuple(swept), freed)
 
 
@@ -121,7 +121,7 @@ def judge_artifacts(
     mentioned = {key for run in past for key in run.record.artifacts}
     found = []
     for artifact in store.list_artifacts(_refuse_newer):
-        key = _key(artifact)
+        key = artifact.key
         is_new = datetime.now(UTC) - artifact.manifest.created_at < _UNKNOWN_KEPT
         unknown: Reason | None = "new" if is_new and key not in mentioned else None
         found.append(Judged(artifact, reasons.get(key, unknown)))
@@ -169,14 +169,10 @@ def _without(keys: set[_Key], *assets: str) -> set[_Key]:
 def _forget_old(store: ArtifactStore, runs: RunFolder, past: list[PastRun]) -> None:
     """Records of runs that ended long ago, and of whose artifacts nothing is left."""
     oldest = datetime.now(UTC) - _RECORDS_KEPT
-    left = {_key(artifact) for artifact in store.list_artifacts()}
+    left = {artifact.key for artifact in store.list_artifacts()}
     for run in past:
         if not run.is_live and run.record.began_at < oldest and not left.intersection(run.record.artifacts):
             runs.forget(run.id)
-
-
-def _key(artifact: Artifact) -> _Key:
-    return artifact.manifest.asset, artifact.manifest.fingerprint
 
 
 def _reachable(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> set[_Key]:
@@ -198,7 +194,7 @@ def _walk(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = 
         except MissingArtifact:
             # Not built yet, or taken: 16-bit weights go before what they were made of and what was made of them.
             absent.add(key)
-            todo.extend(store.recall_upstream(asset, fingerprint).items())
+            todo.extend(store.traces.recall_upstream(asset, fingerprint).items())
             continue
         except CorruptArtifact:
             if refuse_damage:

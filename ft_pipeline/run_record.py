@@ -178,10 +178,7 @@ class RunFolder:
             ArtifactError: the record of a live run does not read; that of one that has ended is left out.
         """
         found = []
-        for path in self._folder.glob("*.json"):
-            run_id = path.stem
-            if path == self._generations or not _is_id(run_id):
-                continue
+        for run_id in self._list_ids():
             is_live = self._is_live(run_id)
             try:
                 record = self._read(run_id, RunOutline)
@@ -206,9 +203,9 @@ class RunFolder:
     def next_moment(self) -> datetime:
         """When a run that begins now begins: after all that are on record, however the clock was set since."""
         known = [datetime.now(UTC)]
-        for path in self._folder.glob("*.json"):
+        for run_id in self._list_ids():
             with suppress(ArtifactError):  # one that does not read is in nobody's way here
-                if path != self._generations and _is_id(path.stem) and (record := self._read(path.stem, RunOutline)):
+                if record := self._read(run_id, RunOutline):
                     known.append(record.began_at + timedelta(microseconds=1))
         return max(known)
 
@@ -236,6 +233,12 @@ class RunFolder:
             known = self.generations()
             known[plain] = max(known.get(plain, 0), generation)
             write_file(self._generations, _Generations(generations=dict(sorted(known.items()))).model_dump_json())
+
+    def _list_ids(self) -> Iterator[str]:
+        """Ids of the runs on record."""
+        for path in self._folder.glob("*.json"):
+            if path != self._generations and _is_id(path.stem):
+                yield path.stem
 
     def _is_live(self, run_id: str) -> bool:
         descriptor = self._open_lock(run_id)

@@ -37,6 +37,7 @@ from ft_pipeline.operations.backup_folder import LastBackup, make_room, note_bac
 from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
+from ft_pipeline.traces import TraceFolder
 
 CONTENTS = "backup.json"
 RECORDS = ("_aliases", "_runs", "_traces", "_retraining")
@@ -170,7 +171,7 @@ class _Staged:
         """Link an artifact."""
         artifact = judged.artifact
         if judged.reason == "published":
-            self.published.add(_key(artifact))
+            self.published.add(artifact.key)
         try:
             for name in [*artifact.manifest.files, MANIFEST]:
                 source = artifact.path / name
@@ -185,21 +186,21 @@ class _Staged:
         staged, before = ArtifactStore(self.folder), len(self.left_out)
         for artifact in list(self.artifacts):
             try:
-                staged.verify(staged.load(*_key(artifact)))
+                staged.verify(staged.load(*artifact.key))
             except CorruptArtifact as err:
                 self.artifacts.remove(artifact)
                 self._leave_out(artifact, str(err).replace(str(self.folder), str(artifact.path.parents[1])))
         return len(self.left_out) > before
 
     def _leave_out(self, artifact: Artifact, fault: str) -> None:
-        if _key(artifact) in self.published:
+        if artifact.key in self.published:
             raise CorruptArtifact(
                 f"what a published model is made of must be saved whole, and is damaged: {fault} make verify says what "
                 "else is; nothing was saved."
             )
         self.left_out.append(fault)
-        shutil.rmtree(self.folder / "/".join(_key(artifact)), ignore_errors=True)
-        ArtifactStore(self.folder).leave_trace(artifact)
+        shutil.rmtree(self.folder / "/".join(artifact.key), ignore_errors=True)
+        TraceFolder(self.folder).leave(artifact)
 
 
 @contextmanager
@@ -221,7 +222,7 @@ def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[_Stage
                     if judged.reason in reasons:
                         staged.add(judged, store.root)
                     else:  # what is saved may have been made of it
-                        ArtifactStore(staged.folder).leave_trace(judged.artifact)
+                        TraceFolder(staged.folder).leave(judged.artifact)
             if not staged.artifacts:
                 raise MissingArtifact(f"{store.root} holds no artifact that is to be saved. Run the pipeline first.")
             yield staged
@@ -234,16 +235,12 @@ def _describe(staged: _Staged, created_at: datetime) -> Contents:
     files = dict[str, FileRecord]()
     for artifact in staged.artifacts:
         for name, record in artifact.manifest.files.items():
-            files["/".join((*_key(artifact), name))] = record
+            files["/".join((*artifact.key, name))] = record
     for path in sorted(path for path in staged.folder.rglob("*") if path.is_file()):
         name = path.relative_to(staged.folder).as_posix()
         if name not in files:
             files[name] = FileRecord(sha256=hash_file(path), size_bytes=path.stat().st_size)
-    return Contents(created_at=created_at, artifacts=tuple(map(_key, staged.artifacts)), files=files)
-
-
-def _key(artifact: Artifact) -> tuple[str, str]:
-    return artifact.manifest.asset, artifact.manifest.fingerprint
+    return Contents(created_at=created_at, artifacts=tuple(artifact.key for artifact in staged.artifacts), files=files)
 
 
 def _write(draft: Path, staging: Path, contents: Contents) -> None:
