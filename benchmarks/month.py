@@ -33,6 +33,7 @@ import yaml
 from benchmarks.tables import RESULTS, write_results
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.defs import automation
+from ft_pipeline.leftovers import measure_files
 from ft_pipeline.publishing.alias import AliasState, JudgedModel, alias_folder, read_state
 from ft_pipeline.publishing.folder import find_faults
 from ft_pipeline.recipe_file import load_recipe
@@ -259,12 +260,7 @@ def _kill_training(process: subprocess.Popen[bytes]) -> None:
 
 def _measure(folder: Path) -> float:
     """MiB on the disk, a file of several names counted once."""
-    sizes = {}
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            status = path.lstat()
-            sizes[status.st_ino] = status.st_blocks * 512
-    return round(sum(sizes.values()) / 2**20, 1)
+    return round(measure_files(folder, set()) / 2**20, 1)
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ft_pipeline.errors import RecipeError
 
@@ -26,3 +27,11 @@ def require_inside(path: Path, folders: Sequence[Path], field: str) -> Path:
             "server may name a place elsewhere (FT_PIPELINE_RECIPE, FT_PIPELINE_ARTIFACTS)."
         )
     return path
+
+
+def read_choice(run_config: Mapping[str, Any], field: str) -> str:
+    """What a run's configuration names in a field of the pipeline's resource; empty if it names nothing."""
+    found: Any = run_config
+    for name in ("resources", "pipeline", "config", field):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""

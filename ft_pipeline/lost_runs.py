@@ -20,7 +20,7 @@ LOOKS = 3
 
 
 @dataclass(frozen=True)
-class StartedRun:
+class RunningRun:
     """A run that is on record as running.
 
     Attributes:
@@ -46,7 +46,7 @@ class Look:
     memory: str
 
 
-def look_for_lost(runs: Iterable[StartedRun], memory: str | None) -> Look:
+def look_for_lost(runs: Iterable[RunningRun], memory: str | None) -> Look:
     """Look once.
 
     A run that has no lock in its store is not judged: it has not begun here, or is another machine's.

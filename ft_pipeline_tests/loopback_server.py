@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-Server = TypeVar("Server", bound=http.server.HTTPServer)
+Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_pipeline.lost_runs import LOOKS, StartedRun, look_for_lost
+from ft_pipeline.lost_runs import LOOKS, RunningRun, look_for_lost
 from ft_pipeline.run_record import RunFolder
 
 
@@ -21,7 +21,7 @@ class Watch:
     def look(self, **log_lengths: int) -> tuple[str, ...]:
         """Look at runs by their ids; those that are lost."""
         found = look_for_lost(
-            [StartedRun(name, self.store, length) for name, length in log_lengths.items()], self.memory
+            [RunningRun(name, self.store, length) for name, length in log_lengths.items()], self.memory
         )
         self.memory = found.memory
         return found.lost

@@ -80,11 +80,3 @@ def find_alert(run: EndedRun, kinds: frozenset[AlertKind]) -> Alert | None:
     )
     alert = tell_verdict(run.recipe, run.id, verdict)
     return alert if alert.kind in kinds else None
-
-
-def find_recipe_name(run_config: Mapping[str, Any], default: str) -> str:
-    """The recipe that a run's configuration names."""
-    place: Any = run_config
-    for key in ("resources", "pipeline", "config", "recipe"):
-        place = place.get(key) if isinstance(place, Mapping) else None
-    return str(place or default)

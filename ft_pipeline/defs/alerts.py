@@ -9,9 +9,10 @@ import dagster as dg
 
 from ft_pipeline import environment
 from ft_pipeline.alerts.alert import Fault
-from ft_pipeline.alerts.endings import BlockingCheck, EndedRun, Ending, find_alert, find_recipe_name
+from ft_pipeline.alerts.endings import BlockingCheck, EndedRun, Ending, find_alert
 from ft_pipeline.alerts.outbox import RunEnd, list_receivers, work_off
 from ft_pipeline.alerts.settings import SMTP, WEBHOOK, AlertSettings
+from ft_pipeline.containment import read_choice
 from ft_pipeline.errors import AlertError
 
 # Runs of one ending that a tick looks at.
@@ -124,7 +125,7 @@ def _read_run(instance: dg.DagsterInstance, run: dg.DagsterRun, ending: Ending, 
             made[event.asset_key.path[-1]] = _read_values(metadata, *metadata)
     if not faults and not checks:
         faults.append(Fault("", (last.dagster_event.message if last.dagster_event else None) or last.user_message))
-    recipe = find_recipe_name(run.run_config, environment.recipe_name())
+    recipe = read_choice(run.run_config, "recipe") or environment.recipe_name()
     return EndedRun(run.run_id, recipe, ending, run.tags, faults, checks, made)
 
 

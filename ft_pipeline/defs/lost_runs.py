@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from ft_pipeline.defs.resources import find_store_of
-from ft_pipeline.lost_runs import StartedRun, look_for_lost
+from ft_pipeline.lost_runs import RunningRun, look_for_lost
 
 _RUNNING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -27,7 +27,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"{len(running)} runs are going on, of which {len(found.lost)} had no process and were ended")
 
 
-def _describe(instance: dg.DagsterInstance, runs: dict[str, dg.DagsterRun]) -> Iterator[StartedRun]:
+def _describe(instance: dg.DagsterInstance, runs: dict[str, dg.DagsterRun]) -> Iterator[RunningRun]:
     for run_id, run in runs.items():
         last = instance.get_records_for_run(run_id, limit=1, ascending=False).records
-        yield StartedRun(run_id, find_store_of(run), last[0].storage_id if last else 0)
+        yield RunningRun(run_id, find_store_of(run), last[0].storage_id if last else 0)

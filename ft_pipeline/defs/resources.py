@@ -1,6 +1,5 @@
 """What a run is given. A field that is set in run config wins over the environment."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from ft_pipeline import environment
-from ft_pipeline.containment import require_inside
+from ft_pipeline.containment import read_choice, require_inside
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.pipeline import Pipeline
@@ -81,10 +80,7 @@ class PipelineResource(dg.ConfigurableResource):
 
 def find_store_of(run: dg.DagsterRun) -> Path:
     """The folder of the store that a run works on."""
-    config: Any = run.run_config
-    for name in ("resources", "pipeline", "config", "artifacts"):
-        config = config.get(name) if isinstance(config, Mapping) else None
-    return _find_store(config if isinstance(config, str) else "")
+    return _find_store(read_choice(run.run_config, "artifacts"))
 
 
 def _find_store(artifacts: str) -> Path:

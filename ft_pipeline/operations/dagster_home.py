@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import ipaddress
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ft_pipeline.loopback import is_loopback
 from ft_pipeline.operations.finding import Finding
 
 # By the path in dagster.yaml: what must stand there, and why.
@@ -71,11 +71,11 @@ def examine_servers(proc: Path = Path("/proc")) -> Finding:
             # In a container of its own 0.0.0.0 is the container's; which port is published its engine says.
             if network not in {own_network, None}:
                 continue
-            if network is None and not _is_loopback(host):
+            if network is None and not _is_own(host):
                 hidden.append(f"{process.name}, which listens on {host}")
                 continue
             count += 1
-            if not _is_loopback(host):
+            if not _is_own(host):
                 exposed.append(f"process {process.name} listens on {host}")
     fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
     state = "; ".join(exposed) or f"{count} running, none of them open to other machines"
@@ -164,10 +164,6 @@ def _find_host(words: Sequence[str]) -> str:
     return "127.0.0.1"  # Dagster's own default
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.startswith("/"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_own(host: str) -> bool:
+    """Whether only this machine reaches it; what begins with a slash is a socket's path."""
+    return host.startswith("/") or is_loopback(host)

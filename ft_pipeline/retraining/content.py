@@ -16,6 +16,7 @@ from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.fingerprint import fingerprint
+from ft_pipeline.retraining.folder import recipe_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{24}")
 _SHOWN = 5
@@ -92,7 +93,7 @@ class ContentFolder:
     """
 
     def __init__(self, store_root: Path, recipe_name: str) -> None:
-        self._folder = store_root / "_retraining" / recipe_name / "contents"
+        self._folder = recipe_folder(store_root, recipe_name) / "contents"
 
     def write(self, content: Content) -> None:
         """Keep a content; it is found by its digest.

@@ -18,6 +18,7 @@ from ft_pipeline.errors import ArtifactError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.recipe import DatasetSection
+from ft_pipeline.retraining.folder import recipe_folder
 from ft_pipeline.stored_format import StoredFormat
 
 _BOOK = StoredFormat()
@@ -86,7 +87,7 @@ class Ledger:
     """
 
     def __init__(self, store_root: Path, recipe_name: str) -> None:
-        self._path = store_root / "_retraining" / recipe_name / "ledger.json"
+        self._path = recipe_folder(store_root, recipe_name) / "ledger.json"
 
     def read(self) -> Book:
         """All that was judged.

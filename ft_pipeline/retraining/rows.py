@@ -25,6 +25,7 @@ from ft_pipeline.datasets.sources.open import open_rows
 from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
+from ft_pipeline.retraining.folder import recipe_folder
 
 _SUFFIX = ".npz"
 
@@ -53,7 +54,7 @@ class RowFolder:
     """
 
     def __init__(self, store_root: Path, recipe_name: str) -> None:
-        self._folder = store_root / "_retraining" / recipe_name / "rows"
+        self._folder = recipe_folder(store_root, recipe_name) / "rows"
 
     def read(self, source: SourceFile, is_same: Callable[[], bool] = lambda: True) -> Rows:
         """The rows of a file; it is read once for as long as its bytes stay what they are.

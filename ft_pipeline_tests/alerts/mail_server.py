@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import socketserver
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+
+from ft_pipeline_tests.loopback_server import serving
 
 _LOGIN = base64.b64encode(b"\0ops\0p@ss word").decode()
 
@@ -92,11 +93,5 @@ class _Session(socketserver.StreamRequestHandler):
 @contextmanager
 def serve_mail(certificate: Path | None = None) -> Iterator[MailServer]:
     """One that answers while the block runs; with a certificate, by TLS."""
-    with MailServer(certificate) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(MailServer(certificate)) as server:
+        yield server

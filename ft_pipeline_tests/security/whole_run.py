@@ -9,13 +9,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ft_pipeline_tests.ci_run import materialize_command
 from ft_pipeline_tests.loopback_server import serving
 from ft_pipeline_tests.user_project import RECIPE, ROW
 
@@ -88,17 +88,6 @@ def run_all(root: Path, base: Path, project: Path) -> WholeRun:
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Files, root / "served"))) as web:
         host = f"127.0.0.1:{web.server_address[1]}"
         (root / "recipes/mine.yaml").write_text(yaml.safe_dump(_write_recipe(host)))
-        command = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "asset",
-            "materialize",
-            "--select",
-            "*",
-            "-m",
-            "ft_pipeline.definitions",
-        ]
         environment = (
             os.environ
             | ENVIRONMENT_SECRETS
@@ -115,7 +104,7 @@ def run_all(root: Path, base: Path, project: Path) -> WholeRun:
             }
         )
         done = subprocess.run(
-            command,
+            materialize_command("*"),
             cwd=project,
             env=environment,
             check=False,
