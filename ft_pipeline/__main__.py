@@ -13,8 +13,9 @@ import click
 from ft_pipeline import environment
 from ft_pipeline.alerts.commands import alert, alert_test
 from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.command_line import run_command
 from ft_pipeline.doctor import examine
-from ft_pipeline.errors import CorruptArtifact, PipelineError
+from ft_pipeline.errors import CorruptArtifact
 from ft_pipeline.finetuning.cards import CARDS, find_card
 from ft_pipeline.finetuning.plan_table import TableFormat, render_grid, render_recipe
 from ft_pipeline.operations.commands import backup, gc, restore
@@ -111,8 +112,4 @@ def recipe_reference() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PipelineError as err:
-        sys.stderr.write(f"{err}\n")
-        sys.exit(1)
+    run_command(main)

@@ -1,6 +1,5 @@
 """`python -m ft_pipeline.defs.history`: Dagster's own runs, events and logs that are old enough to go."""
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 
 from ft_pipeline import environment
-from ft_pipeline.errors import PipelineError
+from ft_pipeline.command_line import run_command
 from ft_pipeline.leftovers import measure_files
 from ft_pipeline.operations.run_history import FinishedRun, Rule, find_expired_runs, find_old_logs, remove_logs
 from ft_pipeline.ownership import require_owner
@@ -73,8 +72,4 @@ def _forget(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except PipelineError as err:
-        sys.stderr.write(f"{err}\n")
-        sys.exit(1)
+    run_command(main)
