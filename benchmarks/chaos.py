@@ -37,8 +37,11 @@ from ft_pipeline_tests.chaos.outcome import Outcome
 from ft_pipeline_tests.chaos.undisturbed import END, STAGES, START, Reference, make_reference
 
 PROJECT = Path(__file__).parent.parent
-_DAEMON_TEST = "ft_pipeline_tests/chaos/test_dead_daemon.py"
-_DAEMON_TIMES = 2
+# What is killed, and the test that plays it.
+_DAEMON_TESTS = {
+    "the daemon and a run, while another run is queued": "test_dead_daemon.py",
+    "the daemon in the middle of a look, and when a run was just started": "test_killed_look.py",
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,9 @@ class Log:
 def main(out: Path, work: Path, kills: int, seed: int, at_once: int, *, no_more: bool) -> None:
     """Play all events that were not played yet, and write the results."""
     work.mkdir(parents=True, exist_ok=True)
-    # Every process imports the same libraries: their bytecode is kept, whatever the environment says.
-    pins = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(work.absolute() / "bytecode")}
-    reference = make_reference(work.absolute() / "reference", pins)
+    reference = make_reference(work.absolute() / "reference")
     log = Log(work / "events.jsonl")
-    events, done = list_events(reference, kills, seed, pins), {record["name"] for record in log.records}
+    events, done = list_events(reference, kills, seed), {record["name"] for record in log.records}
     todo = [] if no_more else [event for event in events if event.name not in done]
     with ThreadPoolExecutor(at_once) as pool:
         for _ in pool.map(partial(_play, work.absolute() / "events", log), todo):
@@ -97,21 +98,21 @@ def main(out: Path, work: Path, kills: int, seed: int, at_once: int, *, no_more:
     write_results(out, "chaos", found, to_markdown(found))
 
 
-def list_events(reference: Reference, kills: int, seed: int, pins: Mapping[str, str]) -> list[Event]:
+def list_events(reference: Reference, kills: int, seed: int) -> list[Event]:
     """All events, the kinds mixed, so that a run that is cut off has met each."""
     groups = [
-        [_make_kill(reference, pins, seed, number) for number in range(kills)],
+        [_make_kill(reference, seed, number) for number in range(kills)],
         [
-            *_make(FULL, [*STAGES.values(), END], lambda what, folder: _play_disk(FULL, reference, folder, what, pins)),
+            *_make(FULL, [*STAGES.values(), END], lambda what, folder: _play_disk(FULL, reference, folder, what)),
             *_make(
                 READ_ONLY,
                 [START, "trained_adapter", END],
-                lambda what, folder: _play_disk(READ_ONLY, reference, folder, what, pins),
+                lambda what, folder: _play_disk(READ_ONLY, reference, folder, what),
             ),
-            *_make("damage", [*DAMAGES, *TOLD], lambda what, folder: survive_damage(reference, folder, what, pins)),
-            *_make("two at once", COMPANY, lambda what, folder: survive_company(reference, folder, what, pins)),
-            *_make("clock", JUMPS, lambda what, folder: survive_jump(reference, folder, what, pins)),
-            *_make("daemon", [f"{n + 1}" for n in range(_DAEMON_TIMES)], lambda _, folder: _kill_daemon(folder, pins)),
+            *_make("damage", [*DAMAGES, *TOLD], lambda what, folder: survive_damage(reference, folder, what)),
+            *_make("two at once", COMPANY, lambda what, folder: survive_company(reference, folder, what)),
+            *_make("clock", JUMPS, lambda what, folder: survive_jump(reference, folder, what)),
+            *_make("daemon", _DAEMON_TESTS, lambda what, folder: _kill_daemon(folder, what)),
         ],
     ]
     placed = [((at + 0.5) / len(group), event) for group in groups for at, event in enumerate(group)]
@@ -123,16 +124,16 @@ def _make(kind: str, whats: Any, play: Callable[[str, Path], Outcome]) -> Iterat
         yield Event(f"{kind}: {what}", kind, partial(play, what))
 
 
-def _make_kill(reference: Reference, pins: Mapping[str, str], seed: int, number: int) -> Event:
+def _make_kill(reference: Reference, seed: int, number: int) -> Event:
     moment = draw(seed, number, reference.seconds)
-    return Event(f"kill: {number + 1}", "kill", lambda folder: survive_kill(reference, folder, moment, pins))
+    return Event(f"kill: {number + 1}", "kill", lambda folder: survive_kill(reference, folder, moment))
 
 
-def _play_disk(kind: str, reference: Reference, folder: Path, stage: str, pins: Mapping[str, str]) -> Outcome:
-    return survive_disk(kind, reference.project.parent, folder, stage, pins)
+def _play_disk(kind: str, reference: Reference, folder: Path, stage: str) -> Outcome:
+    return survive_disk(kind, reference.project.parent, folder, stage)
 
 
-def _kill_daemon(folder: Path, pins: Mapping[str, str]) -> Outcome:
+def _kill_daemon(folder: Path, what: str) -> Outcome:
     folder.mkdir(parents=True)
     done = subprocess.run(
         [
@@ -144,15 +145,15 @@ def _kill_daemon(folder: Path, pins: Mapping[str, str]) -> Outcome:
             "no:cacheprovider",
             "--basetemp",
             str(folder / "run"),
-            _DAEMON_TEST,
+            f"ft_pipeline_tests/chaos/{_DAEMON_TESTS[what]}",
         ],
         cwd=PROJECT,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)} | dict(pins),
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    outcome = Outcome("daemon", "the daemon and a run are killed while another run is queued")
+    outcome = Outcome("daemon", f"killed: {what}")
     if done.returncode:
         outcome.faults.append(done.stdout[-2000:])
     return outcome

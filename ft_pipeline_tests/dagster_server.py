@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "ft_pipeline.definitions"}
+REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "ft_pipeline.definitions"}
 _LAUNCH = """mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
@@ -53,7 +53,7 @@ class DagsterServer:
 
     def launch(self, *assets: str) -> str:
         """Launch a run that makes these assets; its id."""
-        selector = _LOCATION | {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": [name]} for name in assets]}
+        selector = REPOSITORY | {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": [name]} for name in assets]}
         launched = self.ask(_LAUNCH, params={"selector": selector, "mode": "default"})["launchPipelineExecution"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
@@ -62,6 +62,14 @@ class DagsterServer:
         """Ask for the end of a run, and leave it its time to stop."""
         answer = self.ask(_TERMINATE, id=run_id)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
+
+    def kill_daemon(self) -> None:
+        """SIGKILL of the daemon; the webserver and the code server go on."""
+        every = self.list_processes()
+        daemons = [process for process, words in every.items() if "dagster._daemon run" in words]
+        assert daemons, every
+        for daemon in daemons:
+            os.kill(daemon, signal.SIGKILL)
 
     def read_status(self, run_id: str) -> str:
         """What the list of runs says of it."""

@@ -17,6 +17,14 @@ QUIET = [
 ]
 
 
+# What every client needs to name; the server looks at none of it.
+ACCOUNT = {
+    "AWS_ACCESS_KEY_ID": "nobody",
+    "AWS_SECRET_ACCESS_KEY": "nothing-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
 class Bucket:
     """The bucket `rows`."""
 
@@ -43,12 +51,7 @@ def moto_url() -> Iterator[str]:
 @pytest.fixture
 def bucket(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """The bucket, with the environment that leads to it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": moto_url,
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in (ACCOUNT | {"AWS_ENDPOINT_URL": moto_url}).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()  # they would go on asking the server of another module
     return Bucket(moto_url)

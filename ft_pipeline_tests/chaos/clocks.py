@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +45,13 @@ def find_library() -> Path | None:
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
-def survive_jump(reference: Reference, folder: Path, what: str, pins: Mapping[str, str]) -> Outcome:
+def survive_jump(reference: Reference, folder: Path, what: str) -> Outcome:
     """Run under such a clock, and again under the right one.
 
     Args:
         reference: What undisturbed runs gave.
         folder: The event's.
         what: A key of JUMPS.
-        pins: Variables for the processes.
     """
     jump, clock, library = JUMPS[what], folder / "clock", find_library()
     if library is None:  # or no clock would jump, and all would be well
@@ -63,7 +61,9 @@ def survive_jump(reference: Reference, folder: Path, what: str, pins: Mapping[st
     shown = {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
     # A clock that is set moves what stands in files and records, not how long a process waits.
     shown |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    instance = Instance(reference.project, folder / "instance", {**pins, **shown})
+    # The times of files are shown otherwise too, so the bytecode that is there counts as old.
+    shown |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+    instance = Instance(reference.project, folder / "instance", shown)
     instance.prepare()
     reference.lay_disk(instance.disk, jump.stage, has_later=True)
     outcome = Outcome("clock", what, jump.stage)
@@ -77,7 +77,7 @@ def survive_jump(reference: Reference, folder: Path, what: str, pins: Mapping[st
     outcome.facts["newest_artifact"] = f"{newest.manifest.created_at:%F %H:%M}"
     outcome.faults += find_damage(instance, reference.champions)
     outcome.faults += find_differences(instance, reference)
-    after = Instance(reference.project, folder / "instance", pins)
+    after = Instance(reference.project, folder / "instance")
     if after.run(name="rerun"):
         outcome.faults.append(f"the rerun failed: {after.read_log('rerun')[-1500:]}")
     outcome.faults += find_differences(after, reference)

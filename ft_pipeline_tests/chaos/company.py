@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def _start_other_training(first: Instance) -> subprocess.Popen[bytes]:
 
 
 def _make_second(first: Instance) -> Instance:
-    second = _Shared(first.project, first.folder.parent / "second", first.pins)
+    second = _Shared(first.project, first.folder.parent / "second")
     second.prepare()
     return second
 
@@ -56,16 +56,15 @@ COMPANY: dict[str, Callable[[Instance], subprocess.Popen[bytes]]] = {
 }
 
 
-def survive_company(reference: Reference, folder: Path, what: str, pins: Mapping[str, str]) -> Outcome:
+def survive_company(reference: Reference, folder: Path, what: str) -> Outcome:
     """Let two runs that both want to train go at once.
 
     Args:
         reference: What undisturbed runs gave.
         folder: The event's.
         what: A key of COMPANY.
-        pins: Variables for the processes.
     """
-    first = Instance(reference.project, folder / "first", pins)
+    first = Instance(reference.project, folder / "first")
     first.prepare()
     reference.lay_disk(first.disk, _ADAPTER, has_later=True)
     # As `make` does: two first runs must not make the database at once.

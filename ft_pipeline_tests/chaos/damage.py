@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,16 +97,15 @@ TOLD: dict[str, tuple[str, str]] = {
 }
 
 
-def survive_damage(reference: Reference, folder: Path, what: str, pins: Mapping[str, str]) -> Outcome:
+def survive_damage(reference: Reference, folder: Path, what: str) -> Outcome:
     """Damage something after a run, and run again.
 
     Args:
         reference: What undisturbed runs gave.
         folder: The event's.
         what: A key of DAMAGES or TOLD.
-        pins: Variables for the processes.
     """
-    instance = Instance(reference.project, folder, pins)
+    instance = Instance(reference.project, folder)
     instance.prepare(reference.after)
     outcome = Outcome("damage", what, END)
     if what in TOLD:

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +32,7 @@ _WORDS = {
 }
 
 
-def survive_disk(event: str, reference: Path, folder: Path, stage: str, pins: Mapping[str, str]) -> Outcome:
+def survive_disk(event: str, reference: Path, folder: Path, stage: str) -> Outcome:
     """Let the disk of a store become full, or read-only, when a run comes to a stage; mend it, and run again.
 
     Args:
@@ -41,10 +40,9 @@ def survive_disk(event: str, reference: Path, folder: Path, stage: str, pins: Ma
         reference: The folder of the reference.
         folder: The event's.
         stage: An asset, or START or END.
-        pins: Variables for the processes.
     """
     folder.mkdir(parents=True)
-    arguments = [str(reference), str(folder), event, stage, json.dumps(dict(pins))]
+    arguments = [str(reference), str(folder), event, stage]
     done = subprocess.run(
         [*NAMESPACE, sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False
     )
@@ -110,7 +108,7 @@ def _find_error(log: str) -> str:
 
 
 if __name__ == "__main__":
-    _reference, _folder, _event, _stage, _pins = sys.argv[1:]
+    _reference, _folder, _event, _stage = sys.argv[1:]
     _found = make_reference(Path(_reference))
-    _outcome = _main(_event, _found, Instance(_found.project, Path(_folder), json.loads(_pins)), _stage)
+    _outcome = _main(_event, _found, Instance(_found.project, Path(_folder)), _stage)
     sys.stdout.write("\n" + json.dumps(_outcome.__dict__) + "\n")

@@ -67,10 +67,10 @@ def draw(seed: int, number: int, seconds: Mapping[str, float], whole_every: int 
     )
 
 
-def survive_kill(reference: Reference, folder: Path, moment: Moment, pins: Mapping[str, str]) -> Outcome:
+def survive_kill(reference: Reference, folder: Path, moment: Moment) -> Outcome:
     """Kill a process of a run at a moment, look what is left, run again, and compare with undisturbed runs."""
     for attempt in range(_TRIES):
-        instance = Instance(reference.project, folder / f"try-{attempt}", pins)
+        instance = Instance(reference.project, folder / f"try-{attempt}")
         instance.prepare()
         reference.lay_disk(instance.disk, moment.stage, has_later=not moment.is_whole)
         process = instance.start()

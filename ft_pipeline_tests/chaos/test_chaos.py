@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,47 +17,44 @@ from ft_pipeline_tests.needs import do_without
 from ft_pipeline_tests.small_disk import can_mount
 
 pytestmark = pytest.mark.slow
-Pins = Mapping[str, str]
 
 
 @pytest.mark.parametrize(
     ("stage", "fraction"), [("raw_dataset", 0.5), ("trained_adapter", 0.7), ("evaluation_report", 0.3)]
 )
-def test_a_kill_of_any_process_loses_nothing(
-    stage: str, fraction: float, reference: Reference, tmp_path: Path, pins: Pins
-) -> None:
+def test_a_kill_of_any_process_loses_nothing(stage: str, fraction: float, reference: Reference, tmp_path: Path) -> None:
     moment = Moment(stage, fraction, at_once=True, is_whole=False, seed=stage)
-    outcome = survive_kill(reference, tmp_path, moment, pins)
+    outcome = survive_kill(reference, tmp_path, moment)
     assert outcome.is_survived, outcome.faults
 
 
 @pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
 @pytest.mark.parametrize(("event", "stage"), [(FULL, "data_report"), (READ_ONLY, START)])
 def test_a_disk_that_takes_nothing_is_told_and_loses_nothing(
-    event: str, stage: str, reference: Reference, tmp_path: Path, pins: Pins
+    event: str, stage: str, reference: Reference, tmp_path: Path
 ) -> None:
-    outcome = survive_disk(event, reference.project.parent, tmp_path / "event", stage, pins)
+    outcome = survive_disk(event, reference.project.parent, tmp_path / "event", stage)
     assert outcome.is_survived, outcome.faults
     assert outcome.facts["failed"]
 
 
 @pytest.mark.parametrize("what", ["a byte flipped in the published model", "the aliases spoilt"])
-def test_damage_is_healed_or_told(what: str, reference: Reference, tmp_path: Path, pins: Pins) -> None:
-    outcome = survive_damage(reference, tmp_path / "event", what, pins)
+def test_damage_is_healed_or_told(what: str, reference: Reference, tmp_path: Path) -> None:
+    outcome = survive_damage(reference, tmp_path / "event", what)
     assert outcome.is_survived, outcome.faults
 
 
-def test_two_runs_at_once_end_as_one_does(reference: Reference, tmp_path: Path, pins: Pins) -> None:
-    outcome = survive_company(reference, tmp_path, "the same recipe in two Dagster instances", pins)
+def test_two_runs_at_once_end_as_one_does(reference: Reference, tmp_path: Path) -> None:
+    outcome = survive_company(reference, tmp_path, "the same recipe in two Dagster instances")
     assert outcome.is_survived, outcome.faults
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("what", JUMPS)
-def test_a_clock_that_jumps_changes_nothing(what: str, reference: Reference, tmp_path: Path, pins: Pins) -> None:
+def test_a_clock_that_jumps_changes_nothing(what: str, reference: Reference, tmp_path: Path) -> None:
     if not find_library():
         do_without("libfaketime is not installed: apt-get install faketime")
-    outcome = survive_jump(reference, tmp_path / "event", what, pins)
+    outcome = survive_jump(reference, tmp_path / "event", what)
     assert outcome.is_survived, outcome.faults
 
 

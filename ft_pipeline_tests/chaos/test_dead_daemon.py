@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.recipe_file import find_recipe, load_recipe
 from ft_pipeline.run import Run
-from ft_pipeline_tests.dagster_server import DagsterServer, list_processes, serve, wait_until
+from ft_pipeline_tests.dagster_server import list_processes, serve, wait_until
 from ft_pipeline_tests.user_project import make_project
 
 pytestmark = pytest.mark.slow
@@ -51,13 +50,6 @@ def _start_run_of_the_command_line(home: Path, folder: Path) -> subprocess.Popen
         )
 
 
-def _kill_daemon(server: DagsterServer) -> None:
-    daemons = [number for number, words in server.list_processes().items() if "dagster._daemon run" in words]
-    assert daemons, server.list_processes()
-    for daemon in daemons:
-        os.kill(daemon, signal.SIGKILL)
-
-
 @pytest.mark.usefixtures("held")
 def test_the_killed_run_is_ended_and_the_queued_one_starts_once(root: Path, project: Path, tmp_path: Path) -> None:
     home, log = tmp_path / "home", root / "cli.log"
@@ -67,7 +59,7 @@ def test_the_killed_run_is_ended_and_the_queued_one_starts_once(root: Path, proj
         (killed,) = server.ask("{ runsOrError { ... on Runs { results { runId } } } }")["runsOrError"]["results"]
         second = server.launch(*_SELECTION)
         assert server.read_status(second) in ("QUEUED", "NOT_STARTED")
-        _kill_daemon(server)
+        server.kill_daemon()
     first.kill()
     first.wait()
     wait_until(lambda: not list_processes(home), 60, lambda: list_processes(home))

@@ -61,12 +61,12 @@ class Instance:
     Attributes:
         project: The folder with the recipe, the data and the base.
         folder: Where the instance is.
-        pins: Variables for its processes.
+        variables: More for the environment of its processes.
     """
 
     project: Path
     folder: Path
-    pins: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -105,7 +105,7 @@ class Instance:
         own = {"ROOT": self.project, "RECIPE": NAME, "DEVICE": "cpu", "ARTIFACTS": self.store.root}
         own |= {"PUBLISHED": self.published.parent, "LOCK_DIR": self.locks}
         settings |= {f"FT_PIPELINE_{name}": value for name, value in own.items()}
-        return os.environ | {name: str(value) for name, value in settings.items()} | dict(self.pins)
+        return os.environ | {name: str(value) for name, value in settings.items()} | dict(self.variables)
 
     def prepare(self, disk: Path | None = None) -> None:
         """Lay it out, with another one's disk as it is."""
@@ -191,10 +191,10 @@ def write_rows(path: Path, first: int, last: int) -> None:
     path.write_text("".join(_ROW % (number, number) for number in range(first, last)))
 
 
-def make_reference(folder: Path, pins: Mapping[str, str] | None = None) -> Reference:
+def make_reference(folder: Path) -> Reference:
     """Run twice undisturbed, the second time with more data; what lies in the folder already is taken."""
-    first = Instance(folder / "project", folder / "first", pins or {})
-    second = Instance(folder / "project", folder / "second", pins or {})
+    first = Instance(folder / "project", folder / "first")
+    second = Instance(folder / "project", folder / "second")
     known = folder / "seconds.json"
     if not known.exists():
         make_project(folder / "project")
