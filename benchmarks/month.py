@@ -5,7 +5,8 @@
 
 Every night the sensor is asked by Dagster until it has nothing more to do, and the runs that it asks for are run for
 real, on the demo's base and tickets, by `dagster job execute`. The retries are those of the recipe. The test set is the
-same every night, so scores of all nights can be compared.
+same every night, so scores of all nights can be compared. In the morning what `make gc` runs is run by a clock that is
+a hundred days ahead, for its limits are days: then all that may go at any time has gone. Needs Debian's `faketime`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ft_pipeline.publishing.alias import AliasState, JudgedModel, alias_folder, 
 from ft_pipeline.publishing.folder import find_faults
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining.declared import Declared
+from ft_pipeline_tests.chaos.clocks import find_library
 
 PROJECT = Path(__file__).parent.parent
 GATED = "exact_match@unseen_phrasings"
@@ -56,6 +58,8 @@ EVENTS = {
 RETRAINING = {"retry_minutes": 0, "quiet_seconds": 1}
 _MOST_TICKS = 6
 _TEST_ROWS = 100
+# What `make gc` runs; of Dagster's runs the last ten stay, however old, where its own limit is fifty.
+_CARE = (["ft_pipeline", "gc"], ["ft_pipeline.defs.history", "--last", "10"])
 _MOST_GROWTH = 1.25
 
 
@@ -98,7 +102,9 @@ class Month:
         self.folder = folder
         self.home = folder / "home"
         self.store = folder / "data/artifacts"
+        self._log = folder / "commands.log"
         self._rows = rows
+        self._later = _look_ahead(days=100)
         self._lines = _read_tickets()
         self._chance = random.Random(7)
         self._lay_out()
@@ -167,9 +173,12 @@ class Month:
                 (data / f"night-{number:02}.jsonl").write_text("\n".join(self._take(self._rows, keep=True)) + "\n")
 
     def _clean_up(self) -> None:
-        """In the morning a person removes what was wrong."""
+        """In the morning a person removes what was wrong, and a timer what is old."""
         for name in ("broken", "wrong"):
             (self.folder / f"data/rows/{name}.jsonl").unlink(missing_ok=True)
+        for command in _CARE:
+            if self._execute([sys.executable, "-m", *command], self._later).wait():
+                raise SystemExit(f"{command} failed: {self._log.read_text()[-2000:]}")
 
     def _take(self, count: int, *, keep: bool = False) -> list[str]:
         taken = self._lines[:count]
@@ -191,25 +200,16 @@ class Month:
     def _run(self, request: dg.RunRequest, *, is_killed: bool) -> str:
         config = self.folder / "run.yaml"
         config.write_text(yaml.safe_dump(request.run_config))
-        command = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "job",
-            "execute",
-            "-m",
-            "ft_pipeline.definitions",
-            "-j",
-            "fine_tune",
-        ]
-        command += ["--config", str(config), "--tags", json.dumps(request.tags)]
-        log = self.folder / "runs.log"
-        with log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out)
-            if is_killed:
-                _kill_training(process)
-            code = process.wait()
-        return "ended well" if code == 0 else "killed" if is_killed else "failed"
+        job = ["job", "execute", "-m", "ft_pipeline.definitions", "-j", "fine_tune"]
+        options = ["--config", str(config), "--tags", json.dumps(request.tags)]
+        process = self._execute([sys.executable, "-m", "dagster", *job, *options], {})
+        if is_killed:
+            _kill_training(process)
+        return "ended well" if process.wait() == 0 else "killed" if is_killed else "failed"
+
+    def _execute(self, command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as out:
+            return subprocess.Popen(command, cwd=self.folder, env=os.environ | variables, stdout=out, stderr=out)
 
     def _read_score(self, model: JudgedModel) -> float:
         report = ArtifactStore(self.store).load("evaluation_report", model.evaluation_report)
@@ -256,6 +256,15 @@ def _kill_training(process: subprocess.Popen[bytes]) -> None:
                     os.kill(int(folder.name), signal.SIGKILL)
                     return
         time.sleep(0.2)
+
+
+def _look_ahead(days: int) -> dict[str, str]:
+    """The environment of a process whose clock is so many days ahead; the times of files stay what they are."""
+    library = find_library()
+    if library is None:
+        raise SystemExit("libfaketime is not installed: apt-get install faketime")
+    words = {"LD_PRELOAD": str(library), "FAKETIME": f"+{days}d", "NO_FAKE_STAT": "1"}
+    return words | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def _measure(folder: Path) -> float:
