@@ -13,7 +13,8 @@ RECIPE: dict[str, Any] = {
     "name": "mine",
     "base_model": {"source": "base"},
     "dataset": {"sources": ["data/*.jsonl"], "max_row_tokens": 128, "held_out_share": 0.3},
-    "training": {"effective_batch_tokens": 64},
+    # Unsloth takes eight seconds to import, and is what the demo and the tests of training are for.
+    "training": {"backend": "trl", "effective_batch_tokens": 64},
     "evaluation": {"max_new_tokens": 4},
     "publishing": {"ollama": "never"},
 }

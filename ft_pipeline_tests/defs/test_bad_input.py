@@ -25,6 +25,22 @@ def user(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return make_project(tmp_path, tiny_base, monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def store_before_training(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """What a run of such a project has made when training is next."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        root = make_project(tmp_path_factory.mktemp("before") / "root", tiny_base, monkeypatch)
+        assert _run("raw_dataset", "validated_dataset") == ""
+    return root / "data/artifacts"
+
+
+@pytest.fixture
+def checked(user: Path, store_before_training: Path) -> Path:
+    """The same project when training is next."""
+    shutil.copytree(store_before_training, user / "data/artifacts")
+    return user
+
+
 def _run(*assets: str, pipeline: dict[str, Any] | None = None, gpu: dict[str, Any] | None = None) -> str:
     """Materialize assets in this process.
 
@@ -65,9 +81,8 @@ def _left(user: Path) -> set[str]:
     return {path.parent.name for path in (user / "data/artifacts").glob("[a-z]*/*")}
 
 
-def test_good_input_passes(user: Path) -> None:
-    assert _run("raw_dataset", "validated_dataset") == ""
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
+def test_good_input_passes(checked: Path) -> None:
+    assert _left(checked) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
 
 
 def test_a_wrong_field_of_the_recipe(user: Path) -> None:
@@ -135,18 +150,20 @@ def test_a_base_that_is_edited_while_a_stage_reads_it_goes_into_no_artifact(
     assert "validated_dataset" not in _left(user)
 
 
-def test_a_card_too_small(user: Path) -> None:
-    error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"vram_limit_gib": 0.01})
+@pytest.mark.usefixtures("checked")
+def test_a_card_too_small() -> None:
+    error = _run("trained_adapter", gpu={"vram_limit_gib": 0.01})
     assert "training must fit the device" in error
     assert "allowed by gpu.vram_limit_gib" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
 
 
-def test_a_device_that_somebody_holds(user: Path) -> None:
-    with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=0, holder="another recipe", tell=lambda _: None):
-        error = _run("raw_dataset", "validated_dataset", "trained_adapter", gpu={"wait_seconds": 0.2})
+def test_a_device_that_somebody_holds(checked: Path) -> None:
+    with hold_device(
+        "cpu", lock_dir=checked / "locks", timeout_seconds=0, holder="another recipe", tell=lambda _: None
+    ):
+        error = _run("trained_adapter", gpu={"wait_seconds": 0.2})
     assert "cpu must be free within 0 s and was not: held by another recipe" in error
-    assert _left(user) == {"raw_dataset", "validated_dataset", "data_report", "export_check"}
+    assert "trained_adapter" not in _left(checked)
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_found_before_training(user: Path) -> None:
@@ -156,14 +173,15 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_found_before_training(user:
     assert _left(user) == {"raw_dataset", "validated_dataset", "data_report"}
 
 
-def test_too_little_disk_is_found_before_training(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    selection = ("raw_dataset", "validated_dataset")
-    assert _run(*selection) == ""
+def test_too_little_disk_is_found_before_training(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    _require_not_trained(_execute(*selection, "trained_adapter"), "merging, converting and quantizing needs .* short")
+    _require_not_trained(
+        _execute("raw_dataset", "validated_dataset", "trained_adapter"),
+        "merging, converting and quantizing needs .* short",
+    )
     # A run that begins with the training asks again.
     assert re.search("merging, converting and quantizing needs .* short", _run("trained_adapter"))
-    assert "trained_adapter" not in _left(user)
+    assert "trained_adapter" not in _left(checked)
 
 
 def test_too_many_bad_rows_stop_the_run_before_training_and_in_any_later_run(user: Path) -> None:
@@ -174,25 +192,22 @@ def test_too_many_bad_rows_stop_the_run_before_training_and_in_any_later_run(use
     assert "the validated data set breaks its contract: quarantined_share" in _run("trained_adapter")
 
 
-def test_new_rows_are_another_data_set_and_the_earlier_one_stays(user: Path) -> None:
-    assert _run("raw_dataset", "validated_dataset") == ""
-    with (user / "data/rows.jsonl").open("a") as file:
+def test_new_rows_are_another_data_set_and_the_earlier_one_stays(checked: Path) -> None:
+    with (checked / "data/rows.jsonl").open("a") as file:
         file.write(ROW % (77, 77))
     assert "validated_dataset" in _run("trained_adapter")
     assert _run("raw_dataset", "validated_dataset") == ""
-    assert len(list((user / "data/artifacts/validated_dataset").iterdir())) == 2
+    assert len(list((checked / "data/artifacts/validated_dataset").iterdir())) == 2
 
 
-def test_force_builds_anew_beside_what_was_there_and_later_runs_take_it(user: Path) -> None:
-    selection = ("raw_dataset", "validated_dataset")
-    assert _run(*selection) == ""
-    first = set((user / "data/artifacts").glob("[a-z]*/*"))
+def test_force_builds_anew_beside_what_was_there_and_later_runs_take_it(checked: Path) -> None:
+    first = set((checked / "data/artifacts").glob("[a-z]*/*"))
     assert _run("validated_dataset", pipeline={"force": True}) == ""
-    rebuilt = set((user / "data/artifacts").glob("[a-z]*/*"))
+    rebuilt = set((checked / "data/artifacts").glob("[a-z]*/*"))
     assert first < rebuilt
     assert {path.parent.name for path in rebuilt - first} == {"validated_dataset", "data_report"}
-    assert _run(*selection) == ""
-    assert set((user / "data/artifacts").glob("[a-z]*/*")) == rebuilt
+    assert _run("raw_dataset", "validated_dataset") == ""
+    assert set((checked / "data/artifacts").glob("[a-z]*/*")) == rebuilt
 
 
 def test_a_recipe_that_is_edited_while_a_run_goes_on_is_the_next_runs(

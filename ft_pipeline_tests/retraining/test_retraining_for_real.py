@@ -16,23 +16,16 @@ from ft_pipeline.defs import automation
 from ft_pipeline.recipe import RetrainingSection
 from ft_pipeline.retraining.declared import Declared
 from ft_pipeline.retraining.ledger import Ledger
-from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
+from ft_pipeline_tests.user_project import EASY_EVALUATION, RECIPE, ROW, make_project
 
 pytestmark = pytest.mark.slow
-# A model of random weights never stops, and is level with its base.
-EVALUATION = {
-    "max_new_tokens": 4,
-    "general_set": False,
-    "compare_with_16bit": False,
-    "gate": {"rules": ["exact_match > champion"]},
-}
 SENSOR = automation.make_sensor(Declared("mine", "mine", RetrainingSection()))
 
 
 @pytest.fixture
 def root(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = make_project(tmp_path / "root", tiny_base, monkeypatch)
-    words = RECIPE | {"retraining": {"replay_share": 0.5}, "evaluation": EVALUATION}
+    words = RECIPE | {"retraining": {"replay_share": 0.5}, "evaluation": EASY_EVALUATION}
     (found / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
     monkeypatch.setattr(automation, "now", lambda: datetime.now(UTC) + timedelta(hours=1))
     return found
