@@ -167,12 +167,13 @@ def _without(keys: set[_Key], *assets: str) -> set[_Key]:
 
 
 def _forget_old(store: ArtifactStore, runs: RunFolder, past: list[PastRun]) -> None:
-    """Records of runs that ended long ago, and of whose artifacts nothing is left."""
+    """Records of runs that ended long ago, and of whose artifacts nothing is left but what later runs have used too."""
     oldest = datetime.now(UTC) - _RECORDS_KEPT
     left = {artifact.key for artifact in store.list_artifacts()}
-    for run in past:
+    for run in past:  # newest first
         if not run.is_live and run.record.began_at < oldest and not left.intersection(run.record.artifacts):
             runs.forget(run.id)
+        left.difference_update(run.record.artifacts)
 
 
 def _reachable(store: ArtifactStore, roots: Iterable[_Key], *, refuse_damage: bool = False) -> set[_Key]:

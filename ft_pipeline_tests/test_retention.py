@@ -257,6 +257,22 @@ def test_monthly_runs_keep_their_place_and_only_records_of_nothing_go(machine: M
     assert [run.id for run in machine.runs.list_runs()] == ["mine-3", "mine-2"]
 
 
+def test_a_record_does_not_stay_for_what_all_runs_use(machine: Machine) -> None:
+    machine.run(0, days_ago=200)
+    shared = machine.runs.read("mine-0")
+    assert shared
+    for number in range(1, 5):
+        machine.run(number, days_ago=30 * (5 - number))
+        record = machine.runs.read(f"mine-{number}")
+        assert record
+        artifacts = (*record.artifacts, *shared.artifacts[:1])
+        machine.runs.write(f"mine-{number}", record.model_copy(update={"artifacts": artifacts}))
+    machine.collect()
+    machine.collect()
+    assert ("mine", 0) in machine.left("trained_adapter")
+    assert [run.id for run in machine.runs.list_runs()] == ["mine-4", "mine-3"]
+
+
 def test_what_no_record_mentions_stays_for_a_while(machine: Machine) -> None:
     machine.run(1)
     machine.runs.forget("mine-1")

@@ -23,7 +23,7 @@ _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRu
 @click.option("--last", type=click.IntRange(0), default=50, show_default=True, help="So many runs stay, however old.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def main(days: int, last: int, dry_run: bool) -> None:
-    """Remove runs that ended long ago and of which the artifact store has nothing any more, and old logs."""
+    """Remove runs that ended long ago and of which the artifact store has no record any more, and old logs."""
     if environment.dagster_home() is None:
         click.echo("DAGSTER_HOME is not set: there is no history to look after")
         return
