@@ -33,7 +33,14 @@ from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.leftovers import BACKUP, measure_files
-from ft_pipeline.operations.backup_folder import LastBackup, make_room, note_backup, prune_backups
+from ft_pipeline.operations.backup_folder import (
+    LastBackup,
+    make_room,
+    name_backup,
+    note_backup,
+    prune_backups,
+    remove_drafts,
+)
 from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
@@ -96,12 +103,11 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
         ResourceError: something cannot be read or written.
     """
     created_at = datetime.now(UTC)
-    path = folder / f"ft_pipeline-{created_at:%Y%m%dT%H%M%SZ}.tar"
+    path = folder / name_backup(created_at)
     draft = path.with_name(f".{path.name}.draft")
     with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".ft_pipeline-*.tar.draft"):  # of one that was killed
-            left.unlink()
+        remove_drafts(folder)
         need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))
         removed = make_room(path, need, keep)
         require_space(folder, need, "the backup", "Free some, keep fewer backups, or name a folder of another disk.")
