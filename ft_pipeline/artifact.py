@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from ft_pipeline.containment import is_below
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.fingerprint import fingerprint, hash_file
 from ft_pipeline.stored_format import StoredFormat
@@ -61,6 +62,13 @@ class Manifest(BaseModel):
     wall_seconds: float
     peak_rss_bytes: int | None
     created_at: datetime
+
+    @field_validator("files")
+    @classmethod
+    def _require_names(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        if wrong := [name for name in files if not is_below(name)]:
+            raise ValueError(f"an artifact's files must lie in its folder, got {', '.join(map(repr, wrong))}")
+        return files
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ it and renames it. A killed writer leaves a draft that the next one removes.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -31,10 +32,11 @@ from ft_pipeline.artifact import (
     read_manifest,
 )
 from ft_pipeline.disk_space import require_space, told_of_disk
-from ft_pipeline.durable import sync, sync_tree
+from ft_pipeline.durable import remove_path, sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file, try_lock_file
 from ft_pipeline.scratch import find_scratch, remove_scratch
+from ft_pipeline.store_names import ASSET_FORM, FINGERPRINT_FORM, KEY_FORM, find_folders
 from ft_pipeline.traces import TraceFolder
 
 _LEFT = re.compile(r"\.([0-9a-f]+)\.(?:draft|removed|replaced)-[0-9a-f]+")
@@ -127,6 +129,8 @@ class ArtifactStore:
             NewerFormat: a newer version has built it.
         """
         path = self._path(asset, fingerprint_)
+        if path.is_symlink() or path.is_file():
+            raise CorruptArtifact(f"{path} must be a folder, and is a file or a link. Move it away and build it again.")
         try:
             manifest = read_manifest(path)
         except FileNotFoundError as err:
@@ -161,12 +165,14 @@ class ArtifactStore:
     def list_artifacts(self, on_fault: Callable[[ArtifactError], None] | None = None) -> Iterator[Artifact]:
         """All artifacts with a manifest that reads, oldest first within an asset.
 
+        What is no artifact's folder by its name, or is a link, is passed over.
+
         Args:
             on_fault: Called with what is wrong with each other one; None: it is told.
         """
-        for folder in sorted(self.root.glob("[a-z]*")):
+        for folder in find_folders(self.root, ASSET_FORM):
             found = []
-            for path in folder.glob("[0-9a-f]*"):
+            for path in find_folders(folder, FINGERPRINT_FORM):
                 try:
                     found.append(self.load(folder.name, path.name))
                 except ArtifactError as err:
@@ -238,7 +244,13 @@ class ArtifactStore:
         for name in (asset, fingerprint_):
             if not _SAFE_NAME.fullmatch(name):
                 raise ArtifactError(f"an artifact's name must match {_SAFE_NAME.pattern}, got {name!r}")
-        return self.root / asset / fingerprint_
+        folder = self.root / asset
+        if folder.is_symlink() or folder.is_file():
+            raise ArtifactError(
+                f"{folder} must be a folder of the store itself, and is a file or a link. Move it away; to have "
+                "artifacts on another disk, set FT_PIPELINE_ARTIFACTS to a folder there."
+            )
+        return folder / fingerprint_
 
     def _lock_path(self, key: ArtifactKey) -> Path:
         return self.root / "_locks" / f"{key.asset}-{key.fingerprint}"
@@ -266,23 +278,23 @@ class ArtifactStore:
 
     def _swap_in(self, draft: Path, target: Path) -> None:
         replaced = self._sibling(target, "replaced")
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(replaced)
         draft.rename(target)
         sync(target.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove_path(replaced, ignore_errors=True)
 
     def _find_left(self) -> Iterator[tuple[Path, tuple[str, str]]]:
         """What dead writers have not finished, or not finished removing, and the key that it is of, which is held."""
-        for left in sorted(self.root.glob("[a-z]*/.*")):
-            if match := _LEFT.fullmatch(left.name):
-                with try_lock_file(self.root / "_locks" / f"{left.parent.name}-{match[1]}") as is_free:
+        for folder in find_folders(self.root, ASSET_FORM):
+            for left, fingerprint_ in _list_left(folder):
+                with try_lock_file(self.root / "_locks" / f"{folder.name}-{fingerprint_}") as is_free:
                     if is_free:
-                        yield left, (left.parent.name, match[1])
+                        yield left, (folder.name, fingerprint_)
 
     def _find_checkpoints(self) -> Iterator[Path]:
         """Folders of checkpoints of trainings that nobody is at, each held."""
-        for folder in sorted(self.root.glob("_checkpoints/*")):
+        for folder in find_folders(self.root, "_checkpoints", KEY_FORM):
             with try_lock_file(self.root / "_locks" / folder.name) as is_free:
                 if is_free:
                     yield folder
@@ -290,16 +302,22 @@ class ArtifactStore:
     @staticmethod
     def _is_to_come_back(left: Path, target: Path) -> bool:
         """Whether it is an artifact whose successor was never put in its place."""
-        return left.name.startswith(f".{target.name}.replaced-") and not target.exists()
+        return left.name.startswith(f".{target.name}.replaced-") and not os.path.lexists(target)
 
     def _recover(self, asset: str, fingerprint_: str) -> None:
         """Clear up after a writer of this key that was killed; its lock must be held."""
         target = self._path(asset, fingerprint_)
-        for left in target.parent.glob(f".{fingerprint_}.*"):
+        for left in (path for path, of in _list_left(target.parent) if of == fingerprint_):
             if self._is_to_come_back(left, target):
                 left.rename(target)
             else:
-                shutil.rmtree(left, ignore_errors=True)  # its writer's child may still be on its way out
+                remove_path(left, ignore_errors=True)  # its writer's child may still be on its way out
+
+
+def _list_left(folder: Path) -> list[tuple[Path, str]]:
+    """What writers have in an asset's folder beside its artifacts, each with the fingerprint that it is of."""
+    found = ((path, _LEFT.fullmatch(path.name)) for path in sorted(folder.glob(".*")))
+    return [(path, match[1]) for path, match in found if match]
 
 
 def _is_forsaken(checkpoints: Path) -> bool:

@@ -1,4 +1,8 @@
-"""What a run's configuration may name: Dagster's page can be open to more people than the machine is."""
+"""What names may lead to.
+
+Those of a run's configuration, for Dagster's page can be open to more people than the machine is; and those in files
+that may be of anybody: a manifest, the table of a backup.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import RecipeError
+
+
+def is_below(name: str) -> bool:
+    """Whether a file's name, its parts divided by slashes, leads below whatever folder it is put to."""
+    return not {"\\", "\0"}.intersection(name) and not {"", ".", ".."}.intersection(name.split("/"))
+
+
+def is_inside(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path lies in one of some folders, links resolved."""
+    resolved = path.resolve()
+    return any(resolved.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def require_inside(path: Path, folders: Sequence[Path], field: str) -> Path:
@@ -20,10 +35,9 @@ def require_inside(path: Path, folders: Sequence[Path], field: str) -> Path:
     Raises:
         RecipeError: it is elsewhere.
     """
-    resolved = path.resolve()
-    if not any(resolved.is_relative_to(folder.resolve()) for folder in folders):
+    if not is_inside(path, folders):
         raise RecipeError(
-            f"{field} must lie in {' or '.join(map(str, folders))}, got {resolved}. Only the environment of the "
+            f"{field} must lie in {' or '.join(map(str, folders))}, got {path.resolve()}. Only the environment of the "
             "server may name a place elsewhere (FT_PIPELINE_RECIPE, FT_PIPELINE_ARTIFACTS)."
         )
     return path

@@ -59,6 +59,14 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def remove_path(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a file, a folder with all that is in it, or a link itself; nothing is done where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Replace a file's content at once: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from ft_pipeline.contest import Contest
 from ft_pipeline.datasets.parse_request import ParseRequest
 from ft_pipeline.datasets.report.request import DataReportRequest
 from ft_pipeline.datasets.validated import EVALUATION_FILE, TRAIN_FILE, ValidateRequest
-from ft_pipeline.errors import ArtifactError, PublicationError, ResourceError
+from ft_pipeline.errors import ArtifactError, ResourceError
 from ft_pipeline.evaluation.request import Opponents
 from ft_pipeline.evaluation.rules import BETTER, GATE
 from ft_pipeline.export import Export
@@ -210,8 +210,8 @@ class Pipeline:
     def _collect(self, publication: Publication) -> Publication:
         try:
             collected = collect_garbage(self.store, evaluated=self._run.id)
-        except (ArtifactError, PublicationError) as err:
-            self._reporter.warning(f"nothing was removed from the store: {err}")
+        except Exception as err:  # noqa: BLE001 - the model is published already, whatever goes wrong in the store
+            self._reporter.warning(f"not all that nobody needs was removed from the store: {type(err).__name__}: {err}")
             return publication
         return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ft_pipeline.store_names import find_folders
+
 _PREFIX = "scratch-"
 
 
@@ -27,7 +29,7 @@ def open_scratch(folder: Path) -> Iterator[Path]:
 
 def find_scratch(folder: Path) -> list[Path]:
     """What killed stages have left below `folder`."""
-    return sorted(folder.glob(f"{_PREFIX}*"))
+    return find_folders(folder, f"{_PREFIX}.+")
 
 
 def remove_scratch(folder: Path) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.artifact import Artifact
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
+from ft_pipeline.store_names import KEY_FORM, find_files
 from ft_pipeline.stored_format import StoredFormat
 
 _FORMAT = StoredFormat()
@@ -59,7 +60,7 @@ class TraceFolder:
     def keep_only(self, needed: Set[tuple[str, str]]) -> None:
         """Remove the traces of all artifacts but these."""
         kept = {self._path(*key) for key in needed}
-        for path in self._folder.glob("[!.]*.json"):
+        for path in find_files(self._folder.parent, self._folder.name, rf"{KEY_FORM}\.json"):
             if path not in kept:
                 path.unlink(missing_ok=True)
 

@@ -127,6 +127,42 @@ def test_a_damaged_artifact_is_named_and_built_anew(tmp_path: Path, damage: obje
     ArtifactStore(tmp_path).require(key)
 
 
+@pytest.mark.parametrize("how", ["file", "link", "dangling link"])
+def test_what_is_in_the_place_of_an_artifact_and_no_folder_is_damage(tmp_path: Path, how: str) -> None:
+    store, key = ArtifactStore(tmp_path / "store"), _key()
+    path = store.build(key, _write).path
+    path.rename(tmp_path / "elsewhere")
+    if how == "file":
+        path.touch()
+    else:
+        path.symlink_to(tmp_path / ("elsewhere" if how == "link" else "nowhere"))
+    with pytest.raises(CorruptArtifact, match="must be a folder, and is a file or a link"):
+        store.require(key)
+    assert not store.build(key, _write).reused
+    assert list((tmp_path / "store/thing").iterdir()) == [path]
+    assert (tmp_path / "elsewhere/a.txt").exists()
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_folder_of_an_asset_must_be_one_before_anything_is_built(tmp_path: Path, is_link: bool) -> None:
+    if is_link:
+        (tmp_path / "thing").symlink_to(tmp_path)
+    else:
+        (tmp_path / "thing").touch()
+    with pytest.raises(ArtifactError, match=r"must be a folder of the store itself.*FT_PIPELINE_ARTIFACTS"):
+        ArtifactStore(tmp_path).build(_key(), _refuse)
+
+
+@pytest.mark.parametrize("name", ["../a.txt", "/etc/passwd", "sub/../../a.txt", "a\\b", ""])
+def test_a_manifest_names_files_of_its_folder_only(tmp_path: Path, name: str) -> None:
+    path = ArtifactStore(tmp_path).build(_key(), _write).path / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = manifest["files"]["a.txt"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CorruptArtifact, match="must lie in its folder"):
+        ArtifactStore(tmp_path).load("thing", _key().fingerprint)
+
+
 def test_an_artifact_under_another_name_is_not_taken(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     store.build(_key(x=1), _write).path.rename(tmp_path / "thing" / _key(x=2).fingerprint)

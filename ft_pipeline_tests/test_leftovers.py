@@ -87,14 +87,60 @@ def test_what_a_killed_backup_or_restore_has_gathered_goes_unless_another_is_at_
 def test_logs_of_builds_that_failed_long_ago_go(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     gguf = machine.run(1)
-    logs = {name: tmp_path / f"_logs/{name}.log" for name in (f"gguf_model-{gguf}", "gguf_model-0ld", "gguf_model-n3w")}
+    old, new = (f"gguf_model-{digit * 24}" for digit in "ab")
+    logs = {name: tmp_path / f"_logs/{name}.log" for name in (f"gguf_model-{gguf}", old, new, "notes", "ours-of-may")}
     for name, path in logs.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text("words")
-        _age(path, 1 if "n3w" in name else 40)
+        _age(path, 1 if name == new else 40)
     collected = collect_garbage(ArtifactStore(tmp_path))
-    assert collected.leftovers == (logs["gguf_model-0ld"],)
-    assert {path.name for path in (tmp_path / "_logs").iterdir()} == {f"gguf_model-{gguf}.log", "gguf_model-n3w.log"}
+    assert collected.leftovers == (logs.pop(old),)
+    assert set((tmp_path / "_logs").iterdir()) == set(logs.values())
+
+
+@pytest.mark.parametrize(
+    ("link", "names"),
+    [
+        ("_downloads", [f"{'a' * 64}/n.json", f"{'a' * 64}/n.data"]),
+        ("_downloads/link", ["n.json", "n.data"]),
+        (f"_downloads/{'a' * 64}", ["n.json", "n.data", ".00ff.part"]),
+        ("_logs", [f"gguf_model-{'a' * 24}.log"]),
+        ("_traces", [f"gguf_model-{'a' * 24}.json"]),
+        ("_checkpoints", [f"gguf_model-{'a' * 24}/scratch-1/rows"]),
+        ("_checkpoints/link", ["scratch-1/rows"]),
+        (f"_checkpoints/gguf_model-{'a' * 24}", ["scratch-1/rows", "step-00000001/header.json"]),
+        (f"_checkpoints/gguf_model-{'b' * 24}/scratch-1", ["rows"]),
+        ("gguf_model", [f".{'a' * 24}.draft-00ff/file"]),
+        (f"gguf_model/.{'a' * 24}.draft-00ff", ["file"]),
+        ("_backup", ["gguf_model/file"]),
+        ("_restore", ["files/file", "moving.json"]),
+    ],
+)
+def test_nothing_is_removed_by_way_of_a_link(tmp_path: Path, link: str, names: list[str]) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "store" / link
+    for name in names:
+        (precious / name).parent.mkdir(parents=True, exist_ok=True)
+        (precious / name).touch()
+    for found in [*precious.rglob("*"), precious]:
+        _age(found, 100)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(precious)
+    os.utime(path, (0, 0), follow_symlinks=False)
+    collect_garbage(ArtifactStore(tmp_path / "store"))
+    assert [name for name in names if not (precious / name).exists()] == []
+    again = collect_garbage(ArtifactStore(tmp_path / "store"), dry_run=True)
+    assert (again.leftovers, again.swept) == ((), ()), "nothing is found each time anew"
+
+
+def test_what_is_no_folder_of_the_pipeline_among_checkpoints_and_copies_stays(tmp_path: Path) -> None:
+    names = ("_checkpoints/ours-of-may/scratch-1/rows", "_checkpoints/old-bad/file", "_downloads/notes/n.json")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for path in tmp_path.rglob("*"):
+        _age(path, 100)
+    collect_garbage(ArtifactStore(tmp_path))
+    assert [name for name in names if not (tmp_path / name).exists()] == []
 
 
 def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ft_pipeline.__main__ import main
 from ft_pipeline.artifact import ArtifactKey, Written
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel
@@ -120,7 +122,7 @@ def _write(draft: Path) -> Written:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+    return Machine(tmp_path / "store")
 
 
 def test_the_champion_and_the_last_runs_stay(machine: Machine) -> None:
@@ -298,6 +300,32 @@ def test_a_champion_that_is_damaged_stops_the_collection(machine: Machine) -> No
     (machine.store.root / "gguf_model" / champion / "manifest.json").write_text("{")
     with pytest.raises(CorruptArtifact, match="does not read"):
         machine.collect()
+
+
+@pytest.mark.parametrize("how", ["file", "file by a fingerprint", "folder", "link", "linked asset"])
+def test_what_is_no_artifact_is_passed_over(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    ggufs = [machine.run(number) for number in range(4)]
+    elsewhere = tmp_path / "elsewhere"
+    (machine.store.root / "gguf_model" / ggufs[0]).rename(elsewhere)
+    match how:
+        case "file":
+            (machine.store.root / "gguf_model/backup").touch()
+        case "file by a fingerprint":
+            (machine.store.root / "gguf_model" / ggufs[0]).touch()
+        case "folder":
+            (machine.store.root / "gguf_model/backup").mkdir()
+        case "link":
+            (machine.store.root / "gguf_model" / ggufs[0]).symlink_to(elsewhere)
+        case "linked asset":
+            (machine.store.root / "thing").symlink_to(elsewhere)
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", 2), ("mine", 3)}
+    assert (elsewhere / "file").exists()
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    for command in ("gc", "verify"):
+        assert CliRunner().invoke(main, [command], catch_exceptions=False).exit_code == 0
 
 
 def test_files_of_others_in_the_store_are_left_alone(machine: Machine) -> None:

@@ -21,45 +21,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.artifact import MANIFEST, Artifact, FileRecord
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import link_or_copy, sync
+from ft_pipeline.durable import link_or_copy, remove_path, sync
 from ft_pipeline.errors import CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.leftovers import BACKUP, measure_files
-from ft_pipeline.operations.backup_folder import LastBackup, make_room, note_backup, prune_backups
+from ft_pipeline.operations.backup_folder import (
+    LastBackup,
+    make_room,
+    name_backup,
+    note_backup,
+    prune_backups,
+    remove_drafts,
+)
+from ft_pipeline.operations.contents import CONTENTS, RECORDS, Contents, is_to_save
 from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
 from ft_pipeline.traces import TraceFolder
 
-CONTENTS = "backup.json"
-RECORDS = ("_aliases", "_runs", "_traces", "_retraining")
 _CHUNK_BYTES = 4 << 20
 # Of a tar file for each file: its head, and what fills its last block.
 _TAR_BYTES = 2048
-
-
-class Contents(BaseModel):
-    """What a backup holds; `artifacts` are assets and fingerprints, `files` paths below the store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    created_at: datetime
-    artifacts: tuple[tuple[str, str], ...]
-    files: dict[str, FileRecord]
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(record.size_bytes for record in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -96,12 +83,11 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
         ResourceError: something cannot be read or written.
     """
     created_at = datetime.now(UTC)
-    path = folder / f"ft_pipeline-{created_at:%Y%m%dT%H%M%SZ}.tar"
+    path = folder / name_backup(created_at)
     draft = path.with_name(f".{path.name}.draft")
     with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".ft_pipeline-*.tar.draft"):  # of one that was killed
-            left.unlink()
+        remove_drafts(folder)
         need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))
         removed = make_room(path, need, keep)
         require_space(folder, need, "the backup", "Free some, keep fewer backups, or name a folder of another disk.")
@@ -134,25 +120,27 @@ def _write_whole(draft: Path, staged: _Staged, created_at: datetime) -> Contents
 
 def find_faults(path: Path, contents: Contents) -> list[str]:
     """What in a backup is not as its table says; every byte is read."""
-    missing = set(contents.files)
+    seen = set[str]()
     faults = []
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.name != CONTENTS and (fault := _find_fault(archive, member, contents)):
+                if member.name != CONTENTS and (fault := _find_fault(archive, member, contents, seen)):
                     faults.append(fault)
-                missing.discard(member.name)
+                seen.add(member.name)
     except tarfile.TarError as err:
         faults.append(f"it is cut off: {err}")
-    return faults + [f"{name} is missing" for name in sorted(missing)]
+    return faults + [f"{name} is missing" for name in sorted(contents.files.keys() - seen)]
 
 
-def _find_fault(archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Contents) -> str | None:
+def _find_fault(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Contents, seen: Collection[str]
+) -> str | None:
     record = contents.files.get(member.name)
     if record is None or not (member.isfile() or member.islnk()):
         return f"{member.name} does not belong there"
     if member.islnk():  # another name of a file that comes before it
-        is_same = contents.files.get(member.linkname) == record
+        is_same = member.linkname in seen and contents.files.get(member.linkname) == record
     else:
         is_same = _hash_member(archive, member) == record.sha256
     return None if is_same else f"{member.name} is damaged"
@@ -208,12 +196,12 @@ def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[_Stage
     """Hold what stays for these reasons in a folder of links, as it is at one moment."""
     staged, runs = _Staged(store.root / BACKUP), RunFolder(store.root)
     with lock_file(store.root / "_locks" / "backup"):
-        shutil.rmtree(staged.folder, ignore_errors=True)  # of one that was killed
+        remove_path(staged.folder, ignore_errors=True)  # of one that was killed
         try:
             staged.folder.mkdir(mode=0o700)  # records in it are their owner's alone
             with runs.guard():
                 # The aliases first: who is promoted meanwhile is a live run's and saved too, and is no champion yet.
-                for source in (path for kind in RECORDS for path in (store.root / kind).rglob("[!.]*.json")):
+                for source in _list_records(store.root):
                     target = staged.folder / source.relative_to(store.root)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with suppress(FileNotFoundError):  # it has been removed meanwhile
@@ -228,6 +216,13 @@ def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[_Stage
             yield staged
         finally:
             shutil.rmtree(staged.folder, ignore_errors=True)
+
+
+def _list_records(store_root: Path) -> Iterator[Path]:
+    for kind in RECORDS:
+        for path in (store_root / kind).rglob("*.json"):
+            if is_to_save(path.relative_to(store_root).as_posix()):
+                yield path
 
 
 def _describe(staged: _Staged, created_at: datetime) -> Contents:

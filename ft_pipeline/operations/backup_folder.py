@@ -14,9 +14,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.durable import write_file
+from ft_pipeline.store_names import find_files
 from ft_pipeline.stored_format import StoredFormat
 
 _FORMAT = StoredFormat()
+_NAME = r"ft_pipeline-[0-9]{8}T[0-9]{6}Z\.tar"
 
 
 class LastBackup(BaseModel):
@@ -28,6 +30,17 @@ class LastBackup(BaseModel):
     at: datetime
     path: str
     is_one_of_many: bool
+
+
+def name_backup(created_at: datetime) -> str:
+    """What a backup is called; what is called otherwise is none."""
+    return f"ft_pipeline-{created_at:%Y%m%dT%H%M%SZ}.tar"
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what backups that were killed have left there."""
+    for left in find_files(folder, rf"\.{_NAME}\.draft"):
+        left.unlink()
 
 
 def note_backup(store_root: Path, last: LastBackup) -> None:
@@ -73,5 +86,5 @@ def make_room(to_make: Path, need_bytes: int, keep: int | None) -> list[Path]:
 
 def _list_older(made: Path) -> list[Path]:
     """All others, newest first; those that say to be later are of a clock that was wrong, and come last."""
-    others = [path for path in made.parent.glob("ft_pipeline-*Z.tar") if path != made]
+    others = [path for path in find_files(made.parent, _NAME) if path != made]
     return sorted(others, key=lambda path: (path.name < made.name, path.name), reverse=True)

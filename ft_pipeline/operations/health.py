@@ -24,11 +24,13 @@ from ft_pipeline.publishing.ollama import find_absence
 from ft_pipeline.quantization.disk_need import count_export_bytes
 from ft_pipeline.quantization.types import TYPES
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.store_names import ASSET_FORM, KEY_FORM, find_folders, find_strangers
 
 _GIB = 2**30
 _HALF_PRECISION_BYTES = 2
 _BACKUP_DAYS = 8  # who makes them once a week is a day late
 _CLOCK_SLACK = timedelta(minutes=5)
+_SHOWN_STRANGERS = 5
 
 
 def examine_disk(store_root: Path, recipe: Recipe, root: Path) -> Finding:
@@ -75,6 +77,8 @@ def examine_store(store_root: Path, published: Path) -> Iterator[Finding]:
     if not os.access(store_root, os.W_OK | os.X_OK):
         faults, fix = [f"{store_root} cannot be written"], "chown it to who runs the pipeline"
     yield Finding("artifact store", "; ".join(faults) or f"{len(artifacts)} artifacts in {store_root}", fix)
+    if strangers := find_strangers(store_root):
+        yield _describe_strangers(strangers, store_root)
     yield _examine_leftovers(store_root)
     yield _examine_clock(artifacts)
     yield _examine_backup(store_root)
@@ -95,9 +99,16 @@ def examine_ollama(recipe: Recipe) -> Finding:
     return Finding("Ollama", absence or "answers", fix)
 
 
+def _describe_strangers(strangers: list[Path], store_root: Path) -> Finding:
+    names = ", ".join(str(path.relative_to(store_root)) for path in strangers[:_SHOWN_STRANGERS])
+    more = f" and {len(strangers) - _SHOWN_STRANGERS} more" if len(strangers) > _SHOWN_STRANGERS else ""
+    state = f"neither used, saved nor removed, for they are no folders of artifacts: {names}{more}"
+    return Finding("strange in the store", state, f"move them out of {store_root}")
+
+
 def _examine_leftovers(store_root: Path) -> Finding:
-    drafts = sum(1 for _ in store_root.glob("[a-z]*/.*.*-*"))
-    checkpoints = sum(1 for _ in store_root.glob("_checkpoints/*"))
+    drafts = sum(1 for folder in find_folders(store_root, ASSET_FORM) for _ in folder.glob(".*.*-*"))
+    checkpoints = len(find_folders(store_root, "_checkpoints", KEY_FORM))
     return Finding("unfinished", f"{drafts} drafts, {checkpoints} trainings with checkpoints; make gc takes dead ones")
 
 

@@ -9,18 +9,21 @@ the next restore takes it back first.
 
 from __future__ import annotations
 
-import shutil
 import tarfile
 from collections.abc import Collection
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.containment import is_inside
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import sync, sync_tree, write_file
-from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
+from ft_pipeline.durable import remove_path, sync, sync_tree, write_file
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, PublicationError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.leftovers import MOVING, RESTORE
-from ft_pipeline.operations.backup import CONTENTS, RECORDS, Contents, find_faults
+from ft_pipeline.operations.backup import find_faults
+from ft_pipeline.operations.contents import CONTENTS, RECORDS, Contents
 from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.publishing.alias import alias_folder, alias_lock, list_recipes, read_state
 from ft_pipeline.publishing.champion_files import find_champion_files, write_champion
@@ -41,26 +44,29 @@ def restore(backup: Path, store_root: Path, published: Path) -> Contents:
     Raises:
         MissingArtifact: there is no such file.
         NewerFormat: a newer version has written it.
-        CorruptArtifact: it is damaged.
-        ArtifactError: the store is not empty.
+        CorruptArtifact: it is damaged, or holds what no backup holds.
+        ArtifactError: the store is not empty, or a link in it leads out of it.
         DiskSpaceError: it does not fit.
         ResourceError: something cannot be read or written.
     """
     draft = store_root / RESTORE
     with told_of_faults("a restore"), lock_file(store_root / "_locks" / "restore"):
+        if draft.is_symlink():  # no restore has made that, and another store's may lie behind it
+            draft.unlink()
         _require_empty(store_root, _list_moved(draft))
         _take_back(store_root, draft)
         files = draft / "files"
         files.mkdir(parents=True, mode=0o700)
         try:
             contents = _unpack(backup, files)
+            _require_aliases(backup, files)
             write_file(draft / MOVING, contents.model_dump_json())
             _move_in(files, contents, store_root)
         except BaseException:
             _take_back(store_root, draft)
             raise
         (draft / MOVING).unlink()
-        shutil.rmtree(draft, ignore_errors=True)
+        remove_path(draft, ignore_errors=True)
         _show_champions(ArtifactStore(store_root), published)
     return contents
 
@@ -72,7 +78,7 @@ def _list_moved(draft: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except ValueError as err:
-        raise CorruptArtifact(f"{draft / MOVING} does not read: {err}. Move the whole store away.") from err
+        raise CorruptArtifact(f"{draft / MOVING} does not read: {_say(err)}. Move the whole store away.") from err
     return [name for name in contents.files if not (draft / "files" / name).exists()]
 
 
@@ -98,16 +104,23 @@ def _unit(name: str) -> str:
     return name if kind in RECORDS else f"{kind}/{rest.partition('/')[0]}"
 
 
+def _place(unit: str, store_root: Path) -> Path:
+    """Where that belongs; a link in the store could lead out of it."""
+    path = store_root / unit
+    if not is_inside(path, [store_root]):
+        raise ArtifactError(
+            f"a restore must stay within {store_root}, and {path} leads to {path.resolve()}. Remove the link, or set "
+            "FT_PIPELINE_ARTIFACTS to another folder."
+        )
+    return path
+
+
 def _take_back(store_root: Path, draft: Path) -> None:
     """As if that restore had not begun; aliases first."""
     for unit in sorted({_unit(name) for name in _list_moved(draft)}):
-        path = store_root / unit
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_path(_place(unit, store_root))
     (draft / MOVING).unlink(missing_ok=True)
-    shutil.rmtree(draft, ignore_errors=True)
+    remove_path(draft, ignore_errors=True)
 
 
 def _unpack(backup: Path, files: Path) -> Contents:
@@ -132,9 +145,29 @@ def _read_contents(backup: Path, scratch: Path) -> Contents:
     except FileNotFoundError as err:
         raise MissingArtifact(f"there is no backup {backup}.") from err
     except (tarfile.TarError, ValueError) as err:
-        raise CorruptArtifact(f"{backup} is no backup of ft_pipeline, or is damaged: {err}.") from err
+        raise CorruptArtifact(
+            f"{backup} is no backup of ft_pipeline, or is damaged: {_say(err)}. Take another one."
+        ) from err
     (scratch / CONTENTS).unlink()
     return contents
+
+
+def _say(err: Exception) -> str:
+    if not isinstance(err, ValidationError):
+        return str(err)
+    faults = [(".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")) for fault in err.errors()]
+    return "; ".join(f"{place or 'the table'}: {words}" for place, words in faults)
+
+
+def _require_aliases(backup: Path, files: Path) -> None:
+    """One that does not read would be found when all is in its place."""
+    aliases = alias_folder(files)
+    for name in list_recipes(aliases):
+        try:
+            read_state(aliases, name)
+        except PublicationError as err:
+            words = str(err).replace(f"{files}/", "")
+            raise CorruptArtifact(f"{backup} cannot be restored: {words} Or take another backup.") from err
 
 
 def _move_in(files: Path, contents: Contents, store_root: Path) -> None:
@@ -143,12 +176,13 @@ def _move_in(files: Path, contents: Contents, store_root: Path) -> None:
     _move([unit for unit in units if unit.partition("/")[0] not in RECORDS], files, store_root)
     for kind in reversed(RECORDS):
         _move([unit for unit in units if unit.partition("/")[0] == kind], files, store_root)
-    (store_root / "_runs").mkdir(exist_ok=True)
-    (store_root / "_runs").chmod(0o700)
+    runs = _place("_runs", store_root)
+    runs.mkdir(exist_ok=True)
+    runs.chmod(0o700)
 
 
 def _move(units: list[str], files: Path, store_root: Path) -> None:
-    targets = [store_root / unit for unit in units]
+    targets = [_place(unit, store_root) for unit in units]
     for unit, target in zip(units, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         (files / unit).replace(target)

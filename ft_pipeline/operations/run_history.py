@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+# How the names of Dagster's logs end.
+_DAGSTERS = frozenset({".out", ".err", ".complete", ".partial"})
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -54,7 +57,7 @@ def find_old_logs(folder: Path, kept_runs: Collection[str], rule: Rule) -> list[
     found = []
     for path in sorted(folder.rglob("*")):
         with suppress(FileNotFoundError):
-            is_old = path.lstat().st_mtime < rule.oldest.timestamp()
+            is_old = path.suffix in _DAGSTERS and path.lstat().st_mtime < rule.oldest.timestamp()
             if is_old and not path.is_dir() and path.relative_to(folder).parts[0] not in kept_runs:
                 found.append(path)
     return found

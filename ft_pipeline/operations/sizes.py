@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ft_pipeline.leftovers import measure_files
 from ft_pipeline.retention import REASONS, Collected, Judged, Reason
+from ft_pipeline.store_names import ASSET_FORM, find_folders
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -47,12 +48,12 @@ def measure_store(store_root: Path, collected: Collected) -> list[SizeRow]:
         going = sizes[asset, None]
         rows.append(SizeRow(asset, counts[asset], sum(kept.values()) + going, kept, going))
     others = [*collected.leftovers, *collected.swept]
-    if drafts := sorted(store_root.glob("[a-z]*/.*")):
+    if drafts := [path for folder in find_folders(store_root, ASSET_FORM) for path in sorted(folder.glob(".*"))]:
         going = sum(measure_files(path, seen) for path in drafts if path in others)
         rows.append(
             SizeRow("drafts", len(drafts), going + sum(measure_files(path, seen) for path in drafts), {}, going)
         )
-    for folder in sorted(path for path in store_root.glob("_*") if path.is_dir()):
+    for folder in find_folders(store_root, "_.+"):
         inside = [path for path in others if path.is_relative_to(folder)]
         going = sum(measure_files(path, seen) for path in inside)
         files = sum(path.is_file() for path in folder.rglob("*"))

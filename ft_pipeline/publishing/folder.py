@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ft_pipeline.artifact import MANIFEST, Artifact
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import sync, sync_tree, write_file
+from ft_pipeline.durable import remove_path, sync, sync_tree, write_file
 from ft_pipeline.errors import PublicationError
-from ft_pipeline.fingerprint import FINGERPRINT_CHARS, hash_file
+from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.store_names import FINGERPRINT_FORM
 
 CHAMPION_FILE, SUMS_FILE = "champion.json", "SHA256SUMS"
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
-_FINGERPRINT = rf"[0-9a-f]{{{FINGERPRINT_CHARS}}}"
 
 
 class PublishedFolder:
@@ -51,7 +51,7 @@ class PublishedFolder:
         if not self.link.is_symlink():
             return None
         versions = re.escape(str(self._versions.relative_to(self._root)))
-        ours = re.compile(rf"{versions}/{re.escape(self._recipe)}-({_FINGERPRINT})")
+        ours = re.compile(rf"{versions}/{re.escape(self._recipe)}-({FINGERPRINT_FORM})")
         match = ours.fullmatch(str(self.link.readlink()))
         return match[1] if match else None
 
@@ -104,10 +104,10 @@ class PublishedFolder:
             try:
                 self._fill(draft, artifact, champion)
                 sync_tree(draft)
-                if target.is_dir():
+                if target.is_dir() and not target.is_symlink():
                     _mend(target, draft)
                 else:
-                    _remove(target)
+                    remove_path(target)
                     draft.rename(target)
                 sync(self._versions)
             finally:
@@ -138,19 +138,19 @@ class PublishedFolder:
         """Remove the recipe's other versions, and what killed writers have left."""
         name = re.escape(self._recipe)
         kept = {self.version(gguf_model).name for gguf_model in keep}
-        is_version = re.compile(rf"{name}-{_FINGERPRINT}")
+        is_version = re.compile(rf"{name}-{FINGERPRINT_FORM}")
         # Versions and owners that were not finished; links that were not swapped in, of an earlier version too.
         is_left = re.compile(
-            rf"\.{name}(-{_FINGERPRINT}\.draft-[0-9a-f]{{8}}|\.store\.[0-9a-f]{{8}}|\.link-([0-9a-f]{{8}}|{_FINGERPRINT}))"
+            rf"\.{name}(-{FINGERPRINT_FORM}\.draft-[0-9a-f]{{8}}|\.store\.[0-9a-f]{{8}}|\.link-([0-9a-f]{{8}}|{FINGERPRINT_FORM}))"
         )
         with self._writing():
             for path in [*self._versions.iterdir(), *self._root.iterdir()]:
                 if is_left.fullmatch(path.name):
-                    _remove(path)
+                    remove_path(path)
                 elif is_version.fullmatch(path.name) and path.parent == self._versions and path.name not in kept:
                     left = self._sibling(path)
                     path.rename(left)
-                    _remove(left)
+                    remove_path(left)
 
     def _fill(self, draft: Path, artifact: Artifact, champion: str) -> None:
         draft.mkdir(parents=True)
@@ -243,17 +243,9 @@ def _mend(version: Path, draft: Path) -> None:
         place = version / path.relative_to(draft)
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.is_dir():
-            _remove(place)
+            remove_path(place)
         path.replace(place)
     sync_tree(version)
-
-
-def _remove(path: Path) -> None:
-    """A file, a link or a folder; nothing is done where there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write_sums(hashes: Mapping[str, str]) -> str:

@@ -24,7 +24,8 @@ from ft_pipeline.errors import (
     ResourceError,
 )
 from ft_pipeline.fingerprint import hash_file
-from ft_pipeline.operations.backup import CONTENTS, Backup, back_up
+from ft_pipeline.operations.backup import Backup, back_up
+from ft_pipeline.operations.contents import CONTENTS
 from ft_pipeline.operations.restore import restore
 from ft_pipeline.publishing.folder import find_faults
 from ft_pipeline.retraining.ledger import Judged, Ledger

@@ -34,6 +34,20 @@ def _make_earlier(folder: Path, *days: str) -> list[Path]:
     return found
 
 
+def test_only_backups_make_room_for_one(before: Publishing, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    (older,) = _make_earlier(folder, "20250101")
+    names = ["ft_pipeline-mynotes-ABCZ.tar", "ft_pipeline-20250101T000000Z-keepZ.tar", ".ft_pipeline-mine.tar.draft"]
+    for name in names:
+        (folder / name).touch()
+    names += ["ft_pipeline-dirZ.tar", "ft_pipeline-20250102T000000Z.tar", ".ft_pipeline-20250102T000000Z.tar.draft"]
+    for name in names[3:]:
+        (folder / name).mkdir()
+    saved = back_up(before.store, folder, keep=1)
+    assert saved.removed == (older,)
+    assert {path.name for path in folder.iterdir()} == {*names, saved.path.name}
+
+
 def test_after_the_clock_was_ahead_the_new_backups_stay(
     before: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,18 @@ def test_what_a_newer_version_has_written_is_said(machine: Publishing, path: str
     assert any("newer version" in finding.state and finding.fix for finding in _examine(machine).values())
 
 
+def test_what_is_no_artifact_is_named(machine: Publishing, tmp_path: Path) -> None:
+    store = machine.store.root
+    (store / "gguf_model/backup").touch()
+    (store / f"gguf_model/{'a' * 24}").symlink_to(tmp_path)
+    (store / "linked").symlink_to(tmp_path)
+    (store / "gguf_model/.DS_Store").touch()
+    found = _examine(machine)["strange in the store"]
+    assert found.state.endswith(f": gguf_model/{'a' * 24}, gguf_model/backup, linked")
+    assert found.fix == f"move them out of {store}"
+    assert _examine(machine)["artifact store"].fix == ""
+
+
 def test_a_clock_that_is_behind_is_named(machine: Publishing) -> None:
     manifest = make_model(machine.store, 1).path / "manifest.json"
     later = (datetime.now(UTC) + timedelta(days=2)).isoformat()

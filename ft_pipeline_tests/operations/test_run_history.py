@@ -30,6 +30,7 @@ def test_old_runs_go_but_for_the_last_and_those_on_record(
 
 def test_old_logs_go_with_their_folders_and_those_of_runs_that_stay_do_not(tmp_path: Path) -> None:
     ages = {"kept/compute_logs/a.out": 100, "gone/compute_logs/a.out": 100, "sensor/1.err": 100, "sensor/2.err": 1}
+    ages["notes.txt"] = 100
     for name, days in ages.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,5 +39,5 @@ def test_old_logs_go_with_their_folders_and_those_of_runs_that_stay_do_not(tmp_p
     found = find_old_logs(tmp_path, {"kept"}, Rule(NOW, 90, 0))
     assert {str(path.relative_to(tmp_path)) for path in found} == {"gone/compute_logs/a.out", "sensor/1.err"}
     remove_logs(tmp_path, found)
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", "sensor"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "sensor", "notes.txt"}
     assert (tmp_path / "sensor/2.err").exists()

@@ -14,7 +14,7 @@ from ft_pipeline_tests.test_retention import Machine
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     """A store with a champion, four later runs, and one that goes on."""
-    machine = Machine(tmp_path)
+    machine = Machine(tmp_path / "store")
     machine.publish(machine.run(0))
     for number in range(1, 6):
         machine.run(number)
@@ -66,12 +66,12 @@ def test_a_dry_run_shows_what_killed_writers_have_left_and_the_real_one_counts_i
     machine.collect()
     store = machine.store.root
     monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(store))
-    left = {"gguf_model/.00ff.draft-aabb": 3, "_checkpoints/trained_adapter-00ff": 2}
-    left["_checkpoints/trained_adapter-0fff/scratch-1"] = 1
+    forsaken, other = (f"_checkpoints/trained_adapter-{digit * 24}" for digit in "ab")
+    left = {"gguf_model/.00ff.draft-aabb": 3, forsaken: 2, f"{other}/scratch-1": 1}
     for name, mebibytes in left.items():
         (store / name).mkdir(parents=True)
         (store / name / "file").write_bytes(bytes(mebibytes << 20))
-    os.utime(store / "_checkpoints/trained_adapter-00ff", (0, 0))
+    os.utime(store / forsaken, (0, 0))
     for words, said in ((["gc", "--dry-run"], "would go"), (["gc"], "gone")):
         shown = CliRunner().invoke(main, words, catch_exceptions=False).output
         assert {line for line in shown.splitlines() if line.startswith(said)} == {f"{said}: {name}" for name in left}
@@ -79,6 +79,15 @@ def test_a_dry_run_shows_what_killed_writers_have_left_and_the_real_one_counts_i
         assert (cells["drafts"], cells["_checkpoints"], cells["all"]) == ("3.0", "3.0", "6.0")
         assert shown.splitlines()[-1].startswith("6.0 MiB")
     assert not any((store / name).exists() for name in left)
+
+
+def test_what_lies_behind_links_is_not_the_stores(machine: Machine, tmp_path: Path) -> None:
+    before = measure_store(machine.store.root, machine.collect(dry_run=True))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/.hidden").write_text("12345")
+    for name in ("linked", "_linked"):
+        (machine.store.root / name).symlink_to(tmp_path / "elsewhere")
+    assert measure_store(machine.store.root, machine.collect(dry_run=True)) == before
 
 
 def test_columns_are_ranged_right_but_for_the_first() -> None:

@@ -247,4 +247,19 @@ def test_another_recipes_damaged_alias_leaves_the_store_as_it_is_and_does_not_un
     done = publishing.publish(1)
     with caplog.at_level(logging.WARNING):
         assert Pipeline(run, LogReporter(logging.getLogger()))._collect(done) == done
-    assert "nothing was removed from the store: the alias" in caplog.text
+    assert "not all that nobody needs was removed from the store: PublicationError: the alias" in caplog.text
+
+
+@pytest.mark.parametrize("err", [NotADirectoryError(20, "Not a directory", "backup/manifest.json"), KeyError("mine")])
+def test_whatever_goes_wrong_in_a_collection_does_not_undo_the_publication_before_it(
+    publishing: Publishing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, err: Exception
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise err
+
+    monkeypatch.setattr("ft_pipeline.pipeline.collect_garbage", fail)
+    run = Run(lambda: publishing.recipe, publishing.store.root.parent, publishing.store.root)
+    done = publishing.publish(1)
+    with caplog.at_level(logging.WARNING):
+        assert Pipeline(run, LogReporter(logging.getLogger()))._collect(done) == done
+    assert f"not all that nobody needs was removed from the store: {type(err).__name__}" in caplog.text

@@ -188,7 +188,7 @@ def test_an_old_version_that_cannot_be_removed_is_a_warning_and_receivers_are_to
     remove = shutil.rmtree
 
     def refuse(path: Path, **options: Any) -> None:
-        if path.parent.name == ".versions" and not options:
+        if path.parent.name == ".versions" and not options.get("ignore_errors"):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         remove(path, **options)
 
@@ -200,6 +200,19 @@ def test_an_old_version_that_cannot_be_removed_is_a_warning_and_receivers_are_to
     assert "what is no longer needed could not be removed" in caplog.text
     assert done.deliveries == ("Ollama ft_pipeline-demo: failed, there is no program ollama on PATH",)
     assert publishing.link.readlink().name == f"demo-{publishing.fingerprint(2)}"
+
+
+def test_a_link_in_the_place_of_a_version_is_replaced_and_nothing_is_written_behind_it(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    version = publishing.published / f".versions/demo-{publishing.fingerprint(1)}"
+    version.parent.mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    version.symlink_to(tmp_path / "precious")
+    assert publishing.publish(1).published
+    assert version.is_dir()
+    assert not version.is_symlink()
+    assert list((tmp_path / "precious").iterdir()) == []
 
 
 def test_a_copy_that_was_damaged_in_place_is_made_right(
