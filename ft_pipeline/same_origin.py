@@ -7,6 +7,7 @@ http://127.0.0.1:3000, and Dagster runs what it is sent, even by GET. A browser 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -16,6 +17,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]*)?")
 _OWN_SITES = {"same-origin", "none"}
 _NO_FRAME = (
     (b"x-frame-options", b"DENY"),
@@ -65,7 +67,7 @@ def find_fault(kind: str, path: str, headers: MutableMapping[str, str], method: 
     if not is_loopback(_without_port(host)):
         return "this server answers to 127.0.0.1 and localhost only; a reverse proxy must say so too (docs/security.md)"
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+    if origin is not None and origin.lower() not in {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}:
         return "another web page asks, and only the page of this server may"
     site = headers.get("sec-fetch-site", "none")
     # A link from elsewhere opens the page in a window of its own; nothing else is asked by way of another site.
@@ -80,4 +82,5 @@ def find_fault(kind: str, path: str, headers: MutableMapping[str, str], method: 
 
 
 def _without_port(host: str) -> str:
-    return host[1 : host.find("]")] if host.startswith("[") else host.rpartition(":")[0] or host
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]) if found else ""

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ft_pipeline.text_marks import MAX_CHARS, mark_differences, show_plain, show_text
+from ft_pipeline.text_marks import MAX_CHARS, mark_differences, shorten, show_plain, show_text
 
 TAGS = re.compile(r'</?(?:ins|del|span)(?: class="(?:whole|escape|cut)")?>')
 
@@ -59,3 +60,24 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     shown = show_text("x" * (MAX_CHARS + 1234))
     assert shown.startswith("x" * MAX_CHARS + "<span")
     assert "1,234 more characters" in shown
+
+
+@pytest.mark.parametrize("inside", [1, 4, 39])
+@pytest.mark.parametrize(
+    "show",
+    [
+        show_text,
+        shorten,
+        lambda text: show_plain(text, MAX_CHARS),
+        lambda text: mark_differences("x" * MAX_CHARS, text),
+        lambda text: mark_differences(text, "another text"),
+    ],
+)
+def test_a_key_that_a_cut_goes_through_is_not_shown(show: Callable[[str], str], inside: int) -> None:
+    key = "ghp_" + "A1b2C3d4E5f6" * 3
+    text = "x" * (MAX_CHARS - inside - 1) + " " + key
+    assert not re.search(r"ghp|A1b|b2C|3d4|E5f", show(text))
+
+
+def test_plain_text_has_no_keys() -> None:
+    assert show_plain("my key hf_" + "aB3" * 12 + "\x1b") == "my key [SECRET]\\x1b"

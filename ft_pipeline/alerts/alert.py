@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ft_pipeline.datasets.checks.secrets import redact
-from ft_pipeline.datasets.sources.urls import hide_urls
+from ft_pipeline.datasets.sources.redaction import hide_credentials
 from ft_pipeline.text_marks import show_plain
 
 AlertKind = Literal["failure", "promotion", "rejection"]
@@ -82,5 +81,5 @@ def tell_verdict(recipe: str, run: str, verdict: Verdict) -> Alert:
 
 def clean(text: str) -> str:
     """The text on one line, without secrets, control characters and what is beyond a thousand characters."""
-    shown = show_plain(" ".join(redact(hide_urls(text)).split()))
+    shown = show_plain(" ".join(hide_credentials(text).split()))
     return shown if len(shown) <= _MAX_CHARS else f"{shown[: _MAX_CHARS - 1]}…"

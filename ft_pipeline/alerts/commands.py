@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ft_pipeline import environment
-from ft_pipeline.alerts.alert import Alert
+from ft_pipeline.alerts.alert import Alert, clean
 from ft_pipeline.alerts.delivery import deliver
 from ft_pipeline.alerts.outbox import list_receivers
 from ft_pipeline.alerts.settings import SMTP, WEBHOOK
@@ -22,7 +22,7 @@ def alert_test() -> None:
 @click.argument("text")
 def alert(text: str) -> None:
     """Send TEXT to everybody who is told of runs: of what else fails on this machine, as a nightly backup."""
-    _tell(Alert("failure", "ft_pipeline: something else than a run has failed", (text,)))
+    _tell(Alert("failure", "ft_pipeline: something else than a run has failed", (clean(text),)))
 
 
 def _tell(message: Alert) -> None:

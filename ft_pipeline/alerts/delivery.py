@@ -57,9 +57,19 @@ def deliver(
     started = clock()
     for pause_seconds in PAUSES_SECONDS:
         try:
-            return receiver.send(alert)
+            return _send(alert, receiver)
         except TemporaryFault:
             if clock() - started + pause_seconds + TIMEOUT_SECONDS > seconds:
                 raise
             sleep(pause_seconds)
-    return receiver.send(alert)
+    return _send(alert, receiver)
+
+
+def _send(alert: Alert, receiver: Receiver) -> str:
+    try:
+        return receiver.send(alert)
+    except AlertError:
+        raise
+    except Exception as err:  # noqa: BLE001 - whatever a library raises, other receivers are to be told
+        # `from None`, and no words of the library: they may hold the address.
+        raise AlertError(f"{receiver.name} must take an alert; it ends with {type(err).__name__}") from None

@@ -42,15 +42,12 @@ class MailReceiver:
 
         Raises:
             TemporaryFault: the server cannot be reached, or is busy for now.
-            AlertError: it refuses the password, the sender or all recipients, or offers no TLS.
+            AlertError: it refuses the password, the sender or all recipients, or offers no TLS; or what is to be handed
+                in cannot be written as SMTP.
         """
-        message = EmailMessage()
-        message["Subject"] = " ".join(alert.title.split())[:_SUBJECT_CHARS]  # a line break would begin another header
-        message["From"], message["To"] = self._sender, ", ".join(self._recipients)
-        message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="ft-pipeline.invalid")
-        message.set_content(alert.text)
         place = f"the mail server {self._server.host}:{self._server.port}"
         try:
+            message = self._write(alert)
             with _leaving(self._connect()) as server:
                 if self._server.user:
                     server.login(self._server.user, self._server.password)
@@ -66,7 +63,18 @@ class MailReceiver:
         except (OSError, smtplib.SMTPException) as err:
             shown = getattr(err, "strerror", None) or type(err).__name__
             raise TemporaryFault(f"{place} must be reachable: {shown}") from None
+        except ValueError as err:
+            shown = type(err).__name__
+            raise AlertError(f"{place} must get a host, password and text that SMTP can carry: {shown}") from None
         return f"{place} refuses {', '.join(refused)}" if refused else ""
+
+    def _write(self, alert: Alert) -> EmailMessage:
+        message = EmailMessage()
+        message["Subject"] = " ".join(alert.title.split())[:_SUBJECT_CHARS]  # a line break would begin another header
+        message["From"], message["To"] = self._sender, ", ".join(self._recipients)
+        message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="ft-pipeline.invalid")
+        message.set_content(alert.text)
+        return message
 
     def _connect(self) -> smtplib.SMTP:
         server, context = self._server, ssl.create_default_context()

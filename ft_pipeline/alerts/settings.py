@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args
@@ -15,8 +16,13 @@ WEBHOOK, SMTP = "FT_PIPELINE_ALERT_WEBHOOK", "FT_PIPELINE_ALERT_SMTP"
 SENDER, RECIPIENTS = "FT_PIPELINE_ALERT_EMAIL_FROM", "FT_PIPELINE_ALERT_EMAIL_TO"
 WANTED, PLAIN_HTTP = "FT_PIPELINE_ALERT_ON", "FT_PIPELINE_ALERT_ALLOW_HTTP"
 NAMES = (WEBHOOK, SMTP, SENDER, RECIPIENTS, WANTED, PLAIN_HTTP)
+_FORM = "A URL has no blanks, which are %20, and is ASCII: a host of other letters begins with xn--"
 _DEFAULT = "failure,promotion"
 _SMTP_PORTS = {"smtps": 465, "smtp": 587}
+# What a header and an SMTP server without extensions take. The domain may be an IP address in brackets.
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\])", re.ASCII)
+# A longer word, or one with other characters, may be a secret that stands in the wrong variable.
+_PLAIN_WORD = re.compile(r"[A-Za-z]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,15 @@ def _read_kinds(text: str, faults: list[str]) -> frozenset[AlertKind]:
     named = {part.strip() for part in text.split(",") if part.strip()}
     known: frozenset[AlertKind] = frozenset(get_args(AlertKind))
     if unknown := sorted(named - known):
-        faults.append(f"{WANTED}: must name some of {', '.join(sorted(known))}, got {', '.join(map(repr, unknown))}")
+        got = [repr(name) if _PLAIN_WORD.fullmatch(name) else "what is no plain word" for name in unknown]
+        faults.append(f"{WANTED}: must name some of {', '.join(sorted(known))}, got {', '.join(got)}")
     return frozenset(kind for kind in known if kind in named)
 
 
 def _check_webhook(url: str, allows_http: bool, faults: list[str]) -> None:
     parts = _split(url)
-    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname or not url.isprintable():
-        faults.append(f"{WEBHOOK}: must be a URL that begins with https://; what is set is none")
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        faults.append(f"{WEBHOOK}: must be a URL that begins with https://; what is set is none. {_FORM}")
     elif parts.scheme == "http" and not is_loopback(parts.hostname) and not allows_http:
         faults.append(
             f"{WEBHOOK}: http:// sends alerts readable over the network to {parts.hostname}. Use https://, or set "
@@ -95,23 +102,28 @@ def _check_webhook(url: str, allows_http: bool, faults: list[str]) -> None:
 
 def _read_server(url: str, faults: list[str]) -> MailServer | None:
     parts = _split(url)
-    if parts is None or parts.scheme not in _SMTP_PORTS or not parts.hostname or not url.isprintable():
-        faults.append(f"{SMTP}: must read smtps://user:password@host:465 or smtp://user:password@host:587")
+    if parts is None or parts.scheme not in _SMTP_PORTS or not parts.hostname:
+        faults.append(f"{SMTP}: must read smtps://user:password@host:465 or smtp://user:password@host:587. {_FORM}")
         return None
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if not (user + password).isascii():
+        faults.append(f"{SMTP}: user and password must be ASCII, for SMTP takes no other. Choose others at the server")
     port = parts.port or _SMTP_PORTS[parts.scheme]
     return MailServer(parts.hostname, port, parts.scheme == "smtps", user, password)
 
 
 def _check_addresses(sender: str, recipients: tuple[str, ...], faults: list[str]) -> None:
     for name, addresses in ((SENDER, (sender,)), (RECIPIENTS, recipients or ("",))):
-        for address in addresses:
-            local, at, domain = address.rpartition("@")
-            if not (local and at and domain and address.isprintable() and " " not in address):
-                faults.append(f"{name}: must be an address such as ops@example.org, got {address!r}")
+        for number, address in enumerate(addresses, start=1):
+            if not _ADDRESS.fullmatch(address):
+                which = f"number {number} of {len(addresses)}" if len(addresses) > 1 else "what is set"
+                faults.append(f"{name}: must be an address in ASCII such as ops@example.org; {which} is none")
 
 
 def _split(url: str) -> SplitResult | None:
+    """The parts of a URL that can be sent as it is."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return None
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -1,8 +1,14 @@
-"""An alert as JSON by HTTP POST: `text`, which Slack, Mattermost, Rocket.Chat and Zulip show, and its parts."""
+"""An alert as JSON by HTTP POST: `text`, which Slack, Mattermost, Rocket.Chat and Zulip show, and its parts.
+
+Slack's escapes: https://docs.slack.dev/messaging/formatting-message-text
+"""
 
 from __future__ import annotations
 
+import html
+import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from email.message import Message
@@ -14,6 +20,8 @@ from ft_pipeline.alerts.delivery import TIMEOUT_SECONDS, TemporaryFault
 from ft_pipeline.errors import AlertError
 
 _BUSY = {408, 425, 429}
+# What mentions people or a channel, and the middle of a link in Markdown: a word joiner, which is not seen, parts it.
+_MENTION_OR_LINK = re.compile(r"@|\](?=[(\[:])")
 
 
 class WebhookReceiver:
@@ -41,7 +49,12 @@ class WebhookReceiver:
             TemporaryFault: it cannot be reached, or is busy or broken for now.
             AlertError: it refuses.
         """
-        body = {"text": alert.text, "title": alert.title, "message": "\n".join(alert.lines), "kind": alert.kind}
+        body = {
+            "text": _escape(alert.text),
+            "title": alert.title,
+            "message": "\n".join(alert.lines),
+            "kind": alert.kind,
+        }
         headers = {"Content-Type": "application/json", "User-Agent": "ft_pipeline"}
         request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - http(s), by the settings
         try:
@@ -51,11 +64,16 @@ class WebhookReceiver:
             err.close()
             kind = TemporaryFault if err.code in _BUSY or err.code >= 500 else AlertError
             raise kind(f"the webhook at {self._host} must take an alert; it answered {err.code}") from None
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, http.client.HTTPException) as err:
             # `from None`, and no words of the library: they may hold the URL.
             reason = getattr(err, "reason", err)
             shown = getattr(reason, "strerror", None) or type(reason).__name__
             raise TemporaryFault(f"the webhook at {self._host} must be reachable: {shown}") from None
+
+
+def _escape(text: str) -> str:
+    """The text as chats take it for text: it pings nobody, and no link leads elsewhere than it says."""
+    return _MENTION_OR_LINK.sub("\\g<0>\N{WORD JOINER}", html.escape(text, quote=False))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

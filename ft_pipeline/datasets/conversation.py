@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from ft_pipeline.datasets.checks.secrets import redact
+
 ROLES = ("system", "user", "assistant", "tool")
 # The one turn of a row of plain text: no template, every token is learned.
 TEXT_ROLE = "text"
 # Whoever reads `extra` later may be deeper in calls of its own than who wrote it.
 _MAX_EXTRA_DEPTH = 100
+# Of a value that is shown; no key is longer.
+_LOOKED_AT_CHARS = 4000
 
 
 class Message(TypedDict):
@@ -86,8 +90,8 @@ def unpack(messages: Sequence[Message], extra: str | None) -> tuple[list[dict[st
 
 
 def show_value(value: Any, limit: int = 60) -> str:
-    """A value for an error's text, cut."""
-    text = repr(value)
+    """A value for an error's text, cut; without keys, of which nobody would find what a cut leaves."""
+    text = redact(repr(value)[:_LOOKED_AT_CHARS])
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from ft_pipeline.datasets.conversation import RowFault
+from ft_pipeline.datasets.conversation import RowFault, show_value
 
 _fast = msgspec.json.Decoder()
 _SPACED_KEY = re.compile(rb'"[ \t\r\n]+:')
@@ -87,7 +87,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise RowFault("duplicate_key", f"the key {twice[:60]!r} stands twice in an object")
+        raise RowFault("duplicate_key", f"the key {show_value(twice)} stands twice in an object")
     return found
 
 

@@ -18,6 +18,7 @@ from ft_pipeline.datasets.validated import HELD_OUT, STATISTICS_FILE
 from ft_pipeline.errors import DatasetError
 from ft_pipeline.recipe import DatasetSection
 from ft_pipeline.summary import Check, Scalar, Summary
+from ft_pipeline.text_marks import show_plain
 
 
 @dataclass
@@ -201,7 +202,15 @@ class Tally:
         for reason, rows in sorted(self._reasons.items(), key=lambda item: (-item[1], item[0])):
             place, detail = self._first[reason]
             severity = CHECKS[reason].severity
-            table.append({"reason": reason, "severity": severity, "rows": rows, "first": place, "detail": detail[:200]})
+            table.append(
+                {
+                    "reason": reason,
+                    "severity": severity,
+                    "rows": rows,
+                    "first": place,
+                    "detail": show_plain(detail, 200),
+                }
+            )
         return table
 
     def _warning_table(self) -> list[dict[str, Scalar]]:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ft_pipeline.datasets.sources.redaction import hide_credentials
 from ft_pipeline.errors import EvaluationError
 
 _FOREIGN_CODE = re.compile(r"trust_remote_code\s*=\s*True|\bevaluate\.load\(|\bload_metric\(")
@@ -68,7 +69,7 @@ def load_task(name: str, manager: Any) -> Any:
 
 def explain(error: BaseException) -> str:
     """A foreign error in one line."""
-    text = " ".join(str(error).split())[:400]
+    text = hide_credentials(" ".join(str(error).split()))[:400]
     return f"{type(error).__name__}: {text}" + ("" if text.endswith(".") else ".")
 
 

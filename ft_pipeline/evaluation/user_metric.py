@@ -26,6 +26,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
+from ft_pipeline.datasets.checks.secrets import redact
 from ft_pipeline.errors import EvaluationError
 from ft_pipeline.evaluation.metrics import METRICS, Metric
 from ft_pipeline.evaluation.rules import COSTS
@@ -249,7 +250,7 @@ def _describe(err: BaseException, path: Path) -> tuple[str, int | None]:
 
 
 def _to_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = redact(" ".join(text.split()))
     return line if len(line) <= _MAX_ERROR_CHARS else f"{line[:_MAX_ERROR_CHARS]}…"
 
 

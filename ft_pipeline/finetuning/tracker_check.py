@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
+from ft_pipeline.datasets.sources.redaction import hide_credentials
 from ft_pipeline.errors import EnvironmentMismatch, ResourceError
 
 _PATIENCE_SECONDS = 30.0
@@ -46,10 +46,10 @@ def require_trackers(names: Sequence[str], patience_seconds: float = _PATIENCE_S
 
 
 def hide_secrets(text: str) -> str:
-    """Without keys that are set in the environment, and without what stands before the host of an address."""
+    """Without keys that are set in the environment, and without what else a message must not show."""
     for secret in filter(None, map(os.environ.get, _SECRETS)):
         text = text.replace(secret, "***")
-    return re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+    return hide_credentials(text)
 
 
 def _is_installed(name: str) -> bool:

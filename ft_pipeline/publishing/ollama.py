@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ft_pipeline.datasets.sources.urls import split_url
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.publishing.delivery import DeliveryOutcome
 from ft_pipeline.quantization.runtime_files import MODELFILE
@@ -80,8 +81,8 @@ def ollama_address(host: str) -> str:
 
 def show_address(address: str) -> str:
     """A server's address for people: scheme, host and port, and no user, password, path or query."""
-    scheme, _, rest = address.partition("://")
-    return show_plain(f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}")
+    parts = split_url(address)
+    return show_plain(f"{parts.scheme}://{parts.authority}")
 
 
 def _split_port(authority: str, default: str) -> tuple[str, str]:

@@ -16,13 +16,13 @@ class HookServer(http.server.ThreadingHTTPServer):
 
     Attributes:
         taken: The JSON of each request, with the path that it came to.
-        answers: Status codes; a text is a redirect to that URL.
+        answers: Status codes; a text is a redirect to that URL, bytes are all that is said.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.taken: list[tuple[str, dict[str, Any]]] = []
-        self.answers: list[int | str] = []
+        self.answers: list[int | str | bytes] = []
 
     @property
     def url(self) -> str:
@@ -42,6 +42,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.taken.append((self.path, body))
         answer = self.server.answers.pop(0) if self.server.answers else 200
+        if isinstance(answer, bytes):
+            self.wfile.write(answer)
+            return
         self.send_response(answer if isinstance(answer, int) else 307)
         if isinstance(answer, str):
             self.send_header("Location", answer)

@@ -102,5 +102,18 @@ def test_alerts_that_are_given_up_are_marked_after_a_single_try(clock: Clock, mo
     assert marks.kept == [("given up", str(number), "webhook") for number in range(25)]
 
 
+def test_whatever_a_receiver_raises_is_its_fault_alone_and_is_told_without_its_words(clock: Clock) -> None:
+    class Odd(Slow):
+        def send(self, _alert: Alert) -> str:
+            raise LookupError("S3CRET")
+
+    marks, other = Marks(), Slow(clock, "e-mail", 1)
+    outcome = _work_off(clock, 1, Odd(clock, "webhook", 1), other, marks=marks)
+    assert outcome.waiting == [
+        "a run of demo failed (run 0) has not reached webhook: webhook must take an alert; it ends with LookupError"
+    ]
+    assert marks.kept == [("tried", "0", "webhook", NOW), ("told", "0", "e-mail")]
+
+
 def _work_off(clock: Clock, ends: int, *receivers: Slow, marks: Marks | None = None) -> Outcome:
     return work_off([RunEnd(str(number), ALERT) for number in range(ends)], receivers, marks or Marks(), NOW, clock)

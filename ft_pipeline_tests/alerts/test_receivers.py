@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ft_pipeline.alerts.alert import Alert, Fault, tell_failure
+from ft_pipeline.alerts.commands import alert
 from ft_pipeline.alerts.delivery import Receiver, TemporaryFault, deliver
 from ft_pipeline.alerts.mail import MailReceiver
 from ft_pipeline.alerts.settings import MailServer as Settings
@@ -78,6 +80,32 @@ def test_a_webhook_that_is_not_there_is_tried_three_times_and_its_address_is_not
     _assert_no_secret(err.value)
 
 
+def test_nobody_is_pinged_and_no_link_is_faked_by_what_an_error_says(hook: HookServer) -> None:
+    said = "<!channel> <http://evil.example|look> [look](http://evil.example) @everyone R&D"
+    WebhookReceiver(hook.url).send(tell_failure("demo", "12", [Fault("", said)]))
+    ((_, body),) = hook.taken
+    assert body["text"].splitlines()[1] == (
+        "&lt;!channel&gt; &lt;http://evil.example|look&gt; [look]\u2060(http://evil.example) @\u2060everyone R&amp;D"
+    )
+    assert body["message"].splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"no HTTP\r\n\r\n", "BadStatusLine"),
+        (b"HTTP/1.1 abc\r\n\r\n", "BadStatusLine"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", "LineTooLong"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: 1\r\n" * 200 + b"\r\n", "HTTPException"),
+    ],
+)
+def test_a_webhook_that_answers_oddly_may_be_tried_again(hook: HookServer, answer: bytes, kind: str) -> None:
+    hook.answers = [answer]
+    with pytest.raises(TemporaryFault, match=rf"must be reachable: {kind}$") as err:
+        WebhookReceiver(hook.url).send(ALERT)
+    _assert_no_secret(err.value)
+
+
 def test_mail_reaches_all_recipients(mail: MailServer) -> None:
     _receiver(mail).send(ALERT)
     ((message, recipients),) = mail.taken
@@ -87,8 +115,8 @@ def test_mail_reaches_all_recipients(mail: MailServer) -> None:
 
 
 def test_a_recipe_cannot_write_headers(mail: MailServer) -> None:
-    alert = tell_failure("demo\r\nBcc: thief@example.org\n\nhello", "1", [Fault("", "x\r\n.\r\nMAIL FROM:<thief@x>")])
-    _receiver(mail).send(alert)
+    hostile = tell_failure("demo\r\nBcc: thief@example.org\n\nhello", "1", [Fault("", "x\r\n.\r\nMAIL FROM:<thief@x>")])
+    _receiver(mail).send(hostile)
     # A title that was not made by `tell_failure`.
     _receiver(mail).send(Alert("failure", "demo\r\nBcc: thief@example.org", ("x",)))
     assert len(mail.taken) == 2
@@ -107,6 +135,24 @@ def test_a_busy_mail_server_is_tried_again(mail: MailServer) -> None:
 def test_a_wrong_password_is_told_without_it(mail: MailServer) -> None:
     with pytest.raises(AlertError, match=r"must take an alert; it answered 535") as err:
         deliver(ALERT, _receiver(mail, password="S3CRET"), _no_pause)
+    _assert_no_secret(err.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "password", "text"),
+    [
+        ("127.0.0.1", "S3CRETü", "x"),
+        ("127.0.0.1", PASSWORD, "S3CRET \udcff"),
+        ("x" * 70 + ".example", PASSWORD, "x"),
+    ],
+)
+def test_what_cannot_be_written_as_smtp_is_told_without_it(
+    mail: MailServer, host: str, password: str, text: str
+) -> None:
+    settings = Settings(host, mail.port, False, "ops", password)
+    receiver = MailReceiver(settings, "ft@example.org", ("a@example.org",))
+    with pytest.raises(AlertError, match=r"password and text that SMTP can carry: Unicode\w*Error$") as err:
+        deliver(Alert("failure", "demo", (text,)), receiver, _no_pause)
     _assert_no_secret(err.value)
 
 
@@ -152,8 +198,16 @@ def test_a_certificate_that_nobody_vouches_for_gets_no_password(
     ],
 )
 def test_an_alert_says_an_error_on_one_line_without_secrets(said: str, told: str) -> None:
-    alert = tell_failure("demo", "12", [Fault("raw_dataset", said)])
-    assert alert.lines == (f"raw_dataset: {told}", "run 12")
+    told_of = tell_failure("demo", "12", [Fault("raw_dataset", said)])
+    assert told_of.lines == (f"raw_dataset: {told}", "run 12")
+
+
+def test_what_a_command_tells_has_no_secret_either(hook: HookServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_PIPELINE_ALERT_WEBHOOK", hook.url)
+    told = CliRunner().invoke(alert, [f"no backup to https://me:pw@host/a\udcff, token {KEY}"])
+    assert told.exit_code == 0
+    ((_, body),) = hook.taken
+    assert body["message"] == "no backup to https://host/a\\udcff, token [SECRET]"
 
 
 def _receiver(server: MailServer, password: str = PASSWORD, *, is_tls: bool = False) -> Receiver:

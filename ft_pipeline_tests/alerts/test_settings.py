@@ -49,6 +49,35 @@ def test_plain_http_is_for_this_machine_unless_it_is_allowed() -> None:
     assert read_settings(away | {"FT_PIPELINE_ALERT_ALLOW_HTTP": "1"}).webhook
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        ("FT_PIPELINE_ALERT_WEBHOOK", "https://hooks.example.org/S3CRET x", "A URL has no blanks"),
+        (
+            "FT_PIPELINE_ALERT_WEBHOOK",
+            "https://hooks.example.org/S3CRETü",
+            "is ASCII",
+        ),
+        ("FT_PIPELINE_ALERT_WEBHOOK", "https://büro.example/S3CRET", "xn--"),
+        ("FT_PIPELINE_ALERT_SMTP", "smtps://ops:S3 CRET@mail.example.org", "A URL has no blanks"),
+        ("FT_PIPELINE_ALERT_SMTP", "smtps://ops:S3CRET%C3%BC@mail.example.org", "user and password must be ASCII"),
+        ("FT_PIPELINE_ALERT_EMAIL_FROM", "smtps://ops:S3CRET@mail.example.org", "EMAIL_FROM: must be an address"),
+        ("FT_PIPELINE_ALERT_EMAIL_TO", HOOK, "EMAIL_TO: must be an address .*what is set is none"),
+        ("FT_PIPELINE_ALERT_EMAIL_TO", f"a@example.org,{HOOK}", "number 2 of 2 is none"),
+        ("FT_PIPELINE_ALERT_EMAIL_TO", "d@[S3CRET", "EMAIL_TO: must be an address"),
+        ("FT_PIPELINE_ALERT_EMAIL_TO", "dü@S3CRET.org", "an address in ASCII"),
+        ("FT_PIPELINE_ALERT_ON", HOOK, "got what is no plain word"),
+        ("FT_PIPELINE_ALERT_ON", "T0P-S3CRET", "got what is no plain word"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_or_stands_in_the_wrong_variable_is_refused_and_not_shown(
+    variable: str, value: str, fault: str
+) -> None:
+    with pytest.raises(AlertError, match=fault) as err:
+        read_settings({**MAIL, variable: value})
+    assert "CRET" not in str(err.value)
+
+
 def test_all_faults_are_told_at_once_and_none_shows_a_secret() -> None:
     wrong = {
         "FT_PIPELINE_ALERT_WEBHOOK": "file:///etc/S3CRET",

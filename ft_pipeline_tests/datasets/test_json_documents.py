@@ -108,3 +108,11 @@ def test_a_document_of_broken_rows_does_not_cost_their_square(name: str, style: 
     # Five seconds with coverage on two busy cores; their square takes minutes.
     assert time.process_time() - started < 20
     assert 20_000 <= len(faults(records)) <= 20_001
+
+
+def test_an_array_without_an_end_is_shown_from_where_a_row_begins() -> None:
+    # What is cut off at its beginning may begin with half a key, which nobody finds.
+    last = good(1).replace("say", "say " + "x" * 30_000)
+    for text, begin in ((f"[{good(0)}, {last}", last), ("[", "["), (f"[{good(0)},\n", good(0))):
+        (record,) = (record for record in read_records("json", text) if record.fault)
+        assert record.text == begin[:20_000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ft_pipeline.datasets.checks.secrets import redact
+from ft_pipeline.datasets.conversation import Message
+from ft_pipeline.evaluation.report.document import write_json
+from ft_pipeline.evaluation.report.markdown import write_markdown
+from ft_pipeline.evaluation.report.tables import summary_tables
+from ft_pipeline.evaluation.rows import ScoredRow
 from ft_pipeline_tests.datasets.validated_folder import Folder, make_row, quarantined, repeat
 from ft_pipeline_tests.datasets.written_report import Report
 from ft_pipeline_tests.evaluation.scored import change_rows, make_outcome, make_rich_board
@@ -98,6 +104,30 @@ def test_a_key_in_a_row_is_in_no_report(tmp_path: Path) -> None:
         assert _KEY not in text
         assert "MIIEow" not in text
     assert _KEY not in report.summary.model_dump_json()
+
+
+def test_a_key_that_a_model_says_is_in_no_report_of_the_evaluation(tmp_path: Path) -> None:
+    # Whole, and where a table of Dagster, the Markdown and the page and the JSON cut.
+    said = [f"{'x' * (chars - 20)} {_KEY}" for chars in (30, 200, 600, 2000)]
+    asked: list[Message] = [{"role": "user", "content": said[-1]}, {"role": "assistant", "content": f"not {_KEY}"}]
+
+    def say(row: ScoredRow) -> ScoredRow:
+        place = replace(row.row, messages=tuple(asked), tags=(_KEY,))
+        return replace(row, prediction=said[row.row.number % len(said)], row=place)
+
+    board = change_rows(make_rich_board(), "challenger Q4_K_M", say)
+    outcome = make_outcome(board, RULES, notes=[f"the metric says {_KEY}"], sample_rows=70)
+    write_json(tmp_path / "report.json", outcome)
+    write_markdown(tmp_path / "report.md", outcome)
+    texts = {
+        "page": write_page(outcome, tmp_path),
+        "JSON": (tmp_path / "report.json").read_text("ascii"),
+        "Markdown": (tmp_path / "report.md").read_text("utf-8"),
+        "Dagster": json.dumps(summary_tables(outcome)),
+    }
+    for name, text in texts.items():
+        assert "SECRET" in text, name
+        assert _KEY[:6] not in text, name
 
 
 def test_a_key_without_an_end_hides_all_that_follows() -> None:

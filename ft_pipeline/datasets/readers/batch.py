@@ -13,6 +13,7 @@ from ft_pipeline.datasets.json_text import decode_json
 BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 10_000
 MAX_ROW_BYTES = 16 << 20
+# Far more than a report shows: a key that begins there ends here, and is found.
 MAX_SHOWN_CHARS = 20_000
 
 

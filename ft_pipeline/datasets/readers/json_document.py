@@ -64,22 +64,24 @@ def read_json(stream: BinaryIO, name: str) -> Iterator[Batch]:
 
 def _read_rows(text: str) -> Iterator[tuple[Record, int]]:
     resync = Resync(text)
-    is_array, at = False, 0
+    is_array, at, begin = False, 0, 0
     line, counted = 1, 0
     while (at := _skip_blank(text, at)) < len(text):
         if text[at] == ("]" if is_array else "["):
-            is_array, at = not is_array, at + 1
+            is_array, at, begin = not is_array, at + 1, at
             continue
         at = _skip_separator(text, at)
         if at == len(text) or (is_array and text[at] == "]"):
             continue
-        line, counted = line + str.count(text, "\n", counted, at), at
+        line, counted, begin = line + str.count(text, "\n", counted, at), at, at
         row, end = _read_row(text, at, line, is_array, resync)
         yield row, end - at
         at = end
     if is_array:
         fault = RowFault("invalid_json", "the array has no end: the file may be cut off")
-        yield Record(line + str.count(text, "\n", counted), None, text[-MAX_SHOWN_CHARS:], fault), MAX_SHOWN_CHARS
+        # From where the last row begins: a text that begins within a key does not let it be found.
+        shown = text[begin : begin + MAX_SHOWN_CHARS].rstrip(", \t\r\n")
+        yield Record(line + str.count(text, "\n", counted), None, shown, fault), MAX_SHOWN_CHARS
 
 
 def _read_row(text: str, at: int, line: int, is_array: bool, resync: Resync) -> tuple[Record, int]:

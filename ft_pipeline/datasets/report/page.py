@@ -61,10 +61,7 @@ def write_html(path: Path, recipe_name: str, figures: DataFigures, plots: dict[s
 
 def show_excerpt(text: str) -> Markup:
     """The beginning of a text, safe in HTML."""
-    if len(text) <= _EXCERPT_CHARS:
-        return show_text(text)
-    cut = Markup('<span class="cut"> … {} more characters</span>').format(f"{len(text) - _EXCERPT_CHARS:,}")
-    return show_text(text[:_EXCERPT_CHARS]) + cut
+    return show_text(text, _EXCERPT_CHARS)
 
 
 def format_count(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ft_pipeline.datasets.sources.urls import split_url
+from ft_pipeline.datasets.sources.urls import is_url, split_url
 from ft_pipeline.recipe import DatasetSection, SourceSection
 
 
@@ -27,4 +27,4 @@ def _clean(sources: Sequence[str | SourceSection]) -> tuple[str | SourceSection,
 
 
 def _clean_path(path: str) -> str:
-    return split_url(path).shown if "://" in path else path
+    return split_url(path).shown if is_url(path) else path

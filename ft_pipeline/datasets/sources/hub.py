@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ft_pipeline.datasets.sources.copies import Copy, HashOf, draft, find_copy, keep_copy, open_folder, require_room
 from ft_pipeline.datasets.sources.network import raise_if_full, remote_errors, with_retries
+from ft_pipeline.datasets.sources.redaction import without_secrets
 from ft_pipeline.datasets.sources.remote import RemoteFile, list_files, open_filesystem
 from ft_pipeline.datasets.sources.suffixes import find_suffix
-from ft_pipeline.datasets.sources.urls import Url, check_url, is_below, require_below, without_secrets
+from ft_pipeline.datasets.sources.urls import Url, check_url, is_below, require_below
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
 from ft_pipeline.hub import COMMIT

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ft_pipeline.datasets.sources.source_file import shown
 from ft_pipeline.datasets.sources.suffixes import find_suffix
+from ft_pipeline.datasets.sources.urls import check_url, is_half_url
 from ft_pipeline.errors import SourceError
 
 
@@ -18,6 +19,8 @@ def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path
     Raises:
         SourceError: nothing matches, the pattern is unusable, or a folder is unreadable or outside the allowed roots.
     """
+    if is_half_url(pattern):
+        check_url(pattern)  # which refuses it
     try:
         path = root / pattern
         if os.path.lexists(path):

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ft_pipeline.datasets.sources.urls import Url, without_secrets
+from ft_pipeline.datasets.sources.redaction import without_secrets
+from ft_pipeline.datasets.sources.urls import Url
 from ft_pipeline.errors import DiskSpaceError, SourceError
 
 PAUSES_SECONDS = (0.5, 2.0, 5.0)

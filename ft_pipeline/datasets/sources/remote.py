@@ -86,7 +86,7 @@ class RemoteFile:
     def _check_landing(self, url: str | None) -> None:
         """A web server may send on to another URL: that must be allowed too."""
         if url and self.url.is_http:
-            landing = split_url(url)
+            landing = check_url(url)
             if landing.plain != self.url.plain:
                 require_below(landing, self.allowed)
 

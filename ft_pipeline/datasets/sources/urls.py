@@ -10,9 +10,14 @@ from ft_pipeline.datasets.sources.source_file import shown
 from ft_pipeline.errors import SourceError
 
 SCHEMES = ("s3", "gs", "http", "https", "hf")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
-_HIDDEN = "***"
+_WEB = {"http", "https"}
+HIDDEN = "***"
 _SHORTEST_SECRET_CHARS = 4
+_HALF_URL = re.compile(rf"(?:{'|'.join(SCHEMES)}):/?(?!/)", re.IGNORECASE)
+_AFTER_HOST = re.compile("[/?#]")
+# A web server, perhaps with its port. Another colon before the first slash parts a user from a password.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^:@\[\]]+)(?::[0-9]{1,5})?")
+_SECRET_PARAMETER = re.compile(r"(;[\w.-]*(?:sess|sid|token|secret|key|sig|pass|auth)[\w.-]*=)[^/;]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Url:
     @property
     def is_http(self) -> bool:
         """Whether it is one of a web server."""
-        return self.scheme in {"http", "https"}
+        return self.scheme in _WEB
 
     @property
     def plain(self) -> str:
@@ -43,9 +48,10 @@ class Url:
 
     @property
     def shown(self) -> str:
-        """The URL for people: without user, with the query's names and not its values."""
-        names = "&".join(f"{part.partition('=')[0]}={_HIDDEN}" if "=" in part else _HIDDEN for part in self._parts)
-        return shown(self.plain + (f"?{names}" if names else ""))
+        """The URL for people: without user, and without the values of its query and of a `;token=` in its path."""
+        names = "&".join(f"{part.partition('=')[0]}={HIDDEN}" if "=" in part else HIDDEN for part in self._parts)
+        plain = _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", self.plain)
+        return shown(plain + (f"?{names}" if names else ""))
 
     @property
     def secrets(self) -> list[str]:
@@ -60,32 +66,58 @@ class Url:
         return [part for part in self.query.split("&") if part]
 
 
+def is_url(path: str) -> bool:
+    """Whether a path is meant for a URL; one that lacks slashes behind its scheme is."""
+    return "://" in path or is_half_url(path)
+
+
+def is_half_url(path: str) -> bool:
+    """Whether a path begins with the scheme of a URL and lacks its slashes."""
+    return _HALF_URL.match(path) is not None
+
+
 def split_url(url: str) -> Url:
-    """Take a URL apart; nothing is decoded."""
-    scheme, _, rest = url.partition("://")
-    scheme = scheme.lower()
+    """Take a URL apart; nothing is decoded.
+
+    The user ends at the last @ that may end it: a password may hold a /, ? or # that should have been escaped, as keys
+    of AWS do. Such a URL is for showing only: `check_url` refuses it.
+    """
+    begin = _HALF_URL.match(url)
+    scheme, _, rest = (url[: begin.end()], "", url[begin.end() :]) if begin else url.partition("://")
+    scheme = scheme.rstrip(":/").lower()
+    user, rest = _split_user(scheme, rest)
     query = ""
-    if scheme in {"http", "https"}:
+    if scheme in _WEB:
         rest, _, query = rest.partition("#")[0].partition("?")
     elif "=" in rest.partition("?")[2]:  # an object store's ? is a wildcard; with a = it was meant as a query
         rest, _, query = rest.partition("?")
     authority, _, path = rest.partition("/")
-    user = ""
-    if scheme != "hf":
-        user, _, authority = authority.rpartition("@")
-    if scheme in {"http", "https"}:
+    if scheme in _WEB:
         authority = authority.lower().removesuffix(":443" if scheme == "https" else ":80")
     return Url(scheme, user, authority, path, query)
+
+
+def _split_user(scheme: str, rest: str) -> tuple[str, str]:
+    """What stands before the @ of a host, and what stands behind it."""
+    head, first = (_AFTER_HOST.split(text, maxsplit=1)[0] for text in (rest, rest.lstrip("/")))
+    if ":" in first and not (scheme in _WEB and _HOST.fullmatch(first)):
+        head = rest
+    elif scheme == "hf":
+        head = ""
+    user, _, _ = head.rpartition("@")
+    return user, rest[head.rfind("@") + 1 :]
 
 
 def check_url(url: str) -> Url:
     """Take a URL apart that a recipe names.
 
     Raises:
-        SourceError: a scheme that is not known, a control character, a . or .. among its folders, or a user or query
-            where the scheme has none.
+        SourceError: a scheme that is not known or lacks slashes, a control character, a . or .. among its folders, a
+            user or query where the scheme has none, or a password that is not escaped.
     """
     parts = split_url(url)
+    if is_half_url(url):
+        raise SourceError(f"{parts.shown}: a URL must have two slashes behind {parts.scheme}:. Write them")
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise SourceError(f"{parts.shown}: sources are files or URLs that begin with {known}")
@@ -98,6 +130,11 @@ def check_url(url: str) -> Url:
     if not parts.is_http and (parts.user or parts.query):
         raise SourceError(
             f"{parts.shown}: a {parts.scheme}:// URL has no user and no query. Credentials come from the environment"
+        )
+    if _AFTER_HOST.search(parts.user):
+        raise SourceError(
+            f"{parts.shown}: before the @ of a user and password a / must be written as %2F, a ? as %3F, a # as %23. "
+            "If that @ is part of the path or query, write it as %40"
         )
     return parts
 
@@ -121,15 +158,3 @@ def require_below(url: Url, prefixes: tuple[str, ...], fix: str = "") -> None:
         allowed = ", ".join(split_url(prefix).shown for prefix in prefixes) or "no URL"
         add = fix or f"{url.scheme}://{url.authority}/"
         raise SourceError(f"{url.shown}: lies outside dataset.allowed_roots ({allowed}). Add e.g. {add}")
-
-
-def without_secrets(text: str, url: Url) -> str:
-    """A library's message without the URL's credentials, and without those of any other URL in it."""
-    for secret in url.secrets:
-        text = text.replace(secret, _HIDDEN)
-    return shown(hide_urls(text))
-
-
-def hide_urls(text: str) -> str:
-    """A text in which each URL is shown without user and without the values of its query."""
-    return _URL.sub(lambda found: split_url(found[0]).shown, text)

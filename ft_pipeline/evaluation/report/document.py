@@ -23,13 +23,16 @@ from ft_pipeline.evaluation.report.samples import Answer, choose_samples
 from ft_pipeline.evaluation.report.tables import cost_table, fidelity_table, forgetting_table, gate_table, score_table
 from ft_pipeline.evaluation.report.verdict import explain_verdict
 from ft_pipeline.evaluation.rows import EvaluationRow
-from ft_pipeline.text_marks import MAX_CHARS
+from ft_pipeline.text_marks import shorten
 
 FORMAT = 2
 
 
 def write_json(path: Path, outcome: Outcome) -> None:
-    """Write all figures; one that is no number is null, a text is cut. `format` rises when a field changes."""
+    """Write all figures; one that is no number is null, a text is cut and has no keys.
+
+    `format` rises when a field changes.
+    """
     board, verdict = outcome.board, outcome.verdict
     document = {
         "format": FORMAT,
@@ -65,7 +68,7 @@ def write_json(path: Path, outcome: Outcome) -> None:
         "settings": outcome.request.settings.model_dump(mode="json"),
     }
     # In ASCII: a lone surrogate, which JSON can escape, is no UTF-8.
-    text = json.dumps(_drop_nan(document), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(_prepare(document), indent=2, ensure_ascii=True, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -95,7 +98,7 @@ def _describe_forgetting(outcome: Outcome) -> dict[str, Any] | None:
         "changes": forgetting_table(outcome),
         "gained": forgetting.gained,
         "lost": [
-            {**_describe_row(before.row), "before": _cut(before.prediction), "now": _cut(now.prediction)}
+            {**_describe_row(before.row), "before": before.prediction, "now": now.prediction}
             for before, now in forgetting.lost
         ],
     }
@@ -111,8 +114,8 @@ def _list_samples(outcome: Outcome) -> list[dict[str, Any]]:
             **_describe_row(sample.row),
             "tags": list(sample.row.tags),
             "right": sample.is_right,
-            "prompt": [{"role": turn["role"], "content": _cut(turn["content"])} for turn in sample.row.prompt],
-            "reference": _cut(sample.row.reference),
+            "prompt": [{"role": turn["role"], "content": turn["content"]} for turn in sample.row.prompt],
+            "reference": sample.row.reference,
             "answers": {one.result.label: _describe_answer(one) for one in (*sample.answers, *sample.others)},
             "same_answer": [result.label for result in sample.same],
         }
@@ -127,7 +130,7 @@ def _describe_row(row: EvaluationRow) -> dict[str, Any]:
 def _describe_answer(answer: Answer) -> dict[str, Any]:
     scored = answer.scored
     return {
-        "text": _cut(scored.prediction),
+        "text": scored.prediction,
         "right": answer.is_right,
         "exact": scored.exact,
         "stopped": scored.stopped,
@@ -136,16 +139,15 @@ def _describe_answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]} … {len(text) - MAX_CHARS:,} more characters"
-
-
-def _drop_nan(value: Any) -> Any:
+def _prepare(value: Any) -> Any:
+    """A part of the document as it is written, whoever its texts come from."""
     match value:
+        case str():
+            return shorten(value)
         case float():
             return value if math.isfinite(value) else None
         case dict():
-            return {key: _drop_nan(inner) for key, inner in value.items()}
+            return {key: _prepare(inner) for key, inner in value.items()}
         case list() | tuple():
-            return [_drop_nan(inner) for inner in value]
+            return [_prepare(inner) for inner in value]
     return value

@@ -57,8 +57,7 @@ def _start_line(text: str) -> str:
 
 def fence(text: str) -> str:
     """A text as a block of code, cut where it is long."""
-    cut = f"\n… {len(text) - _SAMPLE_CHARS:,} more characters" if len(text) > _SAMPLE_CHARS else ""
-    shown = show_plain(text[:_SAMPLE_CHARS], keep="\n\t") + cut
+    shown = show_plain(text, _SAMPLE_CHARS, keep="\n\t")
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{ticks}text\n{shown}\n{ticks}"
 

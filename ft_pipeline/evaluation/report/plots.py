@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ft_pipeline.datasets.checks.secrets import redact
 from ft_pipeline.evaluation.figures import format_metric
 from ft_pipeline.evaluation.report.fidelity import find_fidelity
 from ft_pipeline.evaluation.report.groups import group_by_tag
@@ -233,5 +234,5 @@ def _shorten(text: str, most: int = 56) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name that can be drawn: no font, and no XML, has control characters."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    """A name that can be drawn, without keys: no font, and no XML, has control characters."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in redact(text))

@@ -142,11 +142,11 @@ def sample_table(outcome: Outcome) -> Table:
             "set": sample.row.set_name,
             "row": sample.row.number + 1,
             "right": sample.is_right,
-            "prompt": _cut(sample.row.prompt[-1]["content"]),
-            "reference": _cut(sample.row.reference),
+            "prompt": show_plain(sample.row.prompt[-1]["content"], _SAMPLE_CHARS),
+            "reference": show_plain(sample.row.reference, _SAMPLE_CHARS),
         }
         for label, scored in found.items():
-            record[label] = _cut(scored.prediction or scored.fault) if scored else None
+            record[label] = show_plain(scored.prediction or scored.fault, _SAMPLE_CHARS) if scored else None
         table.append(record)
     return table
 
@@ -168,8 +168,3 @@ def describe_difference(name: str, difference: Difference | None) -> dict[str, S
 
 def _keep(value: float | None) -> float | None:
     return None if value is None else keep_finite(value)
-
-
-def _cut(text: str) -> str:
-    shown = show_plain(text[:_SAMPLE_CHARS])
-    return f"{shown}… ({len(text) - _SAMPLE_CHARS:,} more characters)" if len(text) > _SAMPLE_CHARS else shown
