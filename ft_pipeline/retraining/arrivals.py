@@ -16,7 +16,7 @@ _UNKNOWN = ""
 _MOST_REMEMBERED = 100_000
 # Of files that have not changed since they were hashed, by their path: a look every half minute reads none twice.
 _hashes: dict[Path, tuple[_Identity, str]] = {}
-# Whether a file ends whole, and why it cannot be read, by its hash and its kind.
+# Whether a file ends whole, and why it cannot be read, by its `SourceFile.rows_key`.
 _ends: dict[tuple[str, str], tuple[bool, str]] = {}
 
 
@@ -124,12 +124,11 @@ class _Look:
 
     def _read_end(self, source: SourceFile) -> tuple[bool, str]:
         """Whether a file ends whole, and why it cannot be read; empty if it can."""
-        file = (source.sha256, source.kind)
-        if file in _ends:
-            return _ends[file]
+        if source.rows_key in _ends:
+            return _ends[source.rows_key]
         found = self._rows.read(source, lambda: self._is_as_hashed(source.path))
         if self._is_as_hashed(source.path):
-            _ends[file] = (found.ends_whole, found.fault)
+            _ends[source.rows_key] = (found.ends_whole, found.fault)
         return found.ends_whole, found.fault
 
     def _is_quiet(self, path: Path) -> bool:

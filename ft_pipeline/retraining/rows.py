@@ -1,6 +1,9 @@
 """Which rows a file has: a hash of 8 bytes for each, kept in the store, so that new rows are told from old ones.
 
-<store>/_retraining/<recipe>/rows/<sha256>-<kind>.npz
+<store>/_retraining/<recipe>/rows/<sha256>-<kind>[.<compression>][-v<version>].npz
+
+These are a cache, so none is upgraded: one that another version has written otherwise has another name and is not
+looked for.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
 from ft_pipeline.datasets.sources import SourceFile
 from ft_pipeline.datasets.sources.open import open_rows
-from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
-from ft_pipeline.retraining.folder import recipe_folder
+from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 
 _SUFFIX = ".npz"
+# Of what is noted otherwise than in the first version, whose names say none.
+_VERSIONS = {"csv": "-v2"}
 
 
 @dataclass(frozen=True)
@@ -64,37 +68,46 @@ class RowFolder:
 
         Raises:
             OSError: it is gone, or the disk does not give it.
-            ResourceError: the disk is full or read-only.
+            ResourceError, ArtifactError: as of `told_of_folder`.
         """
-        known = self.find(source.sha256, source.kind)
+        known = self.find(source.rows_key)
         if known is None:
             known = _read_rows(source)
-            if not is_same():
+            # A fault is told by who reads the file now: another version may have none with it.
+            if known.fault or not is_same():
                 return known
             content = io.BytesIO()
-            np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole, fault=known.fault)
-            with told_of_disk():
-                write_file(self._path(source.sha256, source.kind), content.getvalue())
+            np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole)
+            path = self._path(source.rows_key)
+            with told_of_folder(path):
+                write_file(path, content.getvalue())
         return known
 
-    def find(self, sha256: str, kind: str) -> Rows | None:
-        """The rows of a file that was read before; None if it was not, or what is kept of it does not read."""
+    def find(self, rows_key: tuple[str, str]) -> Rows | None:
+        """The rows of a file that was read before; None if it was not, or what is kept of it does not read.
+
+        Args:
+            rows_key: The file's `SourceFile.rows_key`.
+        """
         try:
-            content = io.BytesIO(self._path(sha256, kind).read_bytes())
+            content = io.BytesIO(self._path(rows_key).read_bytes())
             with np.load(content, allow_pickle=False) as found:
-                return Rows(found["hashes"], bool(found["ends_whole"]), str(found["fault"]))
+                if str(found.get("fault", "")):  # earlier versions kept it
+                    return None
+                return Rows(found["hashes"], bool(found["ends_whole"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def keep_only(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Forget all files but these, each by its hash and its kind."""
-        names = {self._path(*file).name for file in wanted}
+        """Forget all files but these, each by its `SourceFile.rows_key`."""
+        names = {self._path(rows_key).name for rows_key in wanted}
         for path in self._folder.glob(f"*{_SUFFIX}"):
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
-    def _path(self, sha256: str, kind: str) -> Path:
-        return self._folder / f"{sha256}-{kind}{_SUFFIX}"
+    def _path(self, rows_key: tuple[str, str]) -> Path:
+        sha256, encoding = rows_key
+        return self._folder / f"{sha256}-{encoding}{_VERSIONS.get(encoding, '')}{_SUFFIX}"
 
 
 def count_new(now: Iterable[NDArray[np.uint64]], before: Iterable[NDArray[np.uint64]]) -> int:
@@ -130,8 +143,11 @@ def _read_batch(batch: Batch) -> Iterator[bytes]:
 
 
 def _show(record: Record) -> str:
+    """The row, whole; of one that cannot be read its text, which is cut."""
+    if record.fault:
+        return record.text
     try:
-        return record.text or json.dumps(record.value, sort_keys=True, default=str)
+        return json.dumps(record.value, sort_keys=True, default=str)
     except (TypeError, ValueError, RecursionError):  # keys of several types, or a row nested without end
         return record.show()
 

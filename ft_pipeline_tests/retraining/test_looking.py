@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from ft_pipeline.errors import ArtifactError, RecipeError, SourceError
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining import arrivals
+from ft_pipeline.retraining.content import Content
 from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
 from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline.retraining.retrainer import Due, Retrainer
@@ -184,6 +186,54 @@ def test_an_archive_that_was_cut_off_is_never_taken(project: Project) -> None:
     (project.root / "data/new.jsonl.gz").write_bytes(whole[:-20])
     project.sources = ["data"]
     assert "left out: data/new.jsonl.gz is truncated" in project.due().reason
+
+
+def test_an_archive_that_is_empty_is_never_taken_though_an_empty_file_is(project: Project) -> None:
+    project.sources = ["data/*.jsonl*"]
+    (project.root / "data/placeholder.jsonl").touch()
+    (project.root / "data/new.jsonl.gz").touch()
+    assert "20 new rows in 2 files; left out: data/new.jsonl.gz is empty" in project.due().reason
+
+
+def test_a_file_that_was_no_archive_is_taken_when_its_name_says_so(project: Project) -> None:
+    project.sources = ["data/*.jsonl*"]
+    path = project.write("new.jsonl.gz", range(100, 110))
+    assert "left out: data/new.jsonl.gz is truncated or no gz archive" in project.due().reason
+    path.rename(path.with_suffix(""))
+    assert project.due().reason == "30 new rows in 2 files"
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_copy_that_comes_or_goes_while_a_run_is_queued_is_no_other_content(project: Project, *, comes: bool) -> None:
+    rows, copy = project.root / "data/rows.jsonl", project.root / "data/copy.jsonl"
+    if not comes:
+        shutil.copy(rows, copy)
+    due = project.due()
+    if comes:
+        shutil.copy(rows, copy)
+    else:
+        copy.unlink()
+    project.train(due.data)
+    assert "nothing new: run 0-1 was trained on this data" in project.rest()
+    project.settings["min_new_rows"] = 10
+    project.write("more.jsonl", range(100, 105))
+    assert project.rest() == "5 new training rows, retraining.min_new_rows is 10"
+
+
+def test_data_with_a_copy_that_an_earlier_version_was_trained_on_does_not_count_as_new(project: Project) -> None:
+    project.settings["min_new_rows"] = 5
+    shutil.copy(project.root / "data/rows.jsonl", project.root / "data/copy.jsonl")
+    project.train(project.due().data)
+    folder = project.store_root / "_retraining/mine"
+    (content,) = (folder / "contents").iterdir()
+    earlier = Content.model_validate_json(content.read_bytes()).digest_of_format_0
+    content.rename(content.with_stem(earlier))
+    ledger = folder / "ledger.json"
+    ledger.write_text(ledger.read_text().replace(content.stem, earlier))
+    assert project.rest() == "0 new training rows, retraining.min_new_rows is 5"
+    project.write("more.jsonl", range(100, 105))
+    for _ in range(2):  # what a look keeps is enough for the next one
+        assert project.due().reason == "5 new rows in 3 files"
 
 
 def test_too_few_new_rows_wait_for_more(project: Project) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ft_pipeline.datasets.sources import SourceFile
+from ft_pipeline.errors import ArtifactError
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.retraining.rows import RowFolder, count_new
 
@@ -94,7 +95,7 @@ def test_a_file_is_read_once(folder: RowFolder, tmp_path: Path) -> None:
     source.path.unlink()
     assert np.array_equal(folder.read(source).hashes, first.hashes)
     folder.keep_only([])
-    assert folder.find(source.sha256, "jsonl") is None
+    assert folder.find(source.rows_key) is None
 
 
 def test_a_damaged_note_is_read_anew(folder: RowFolder, tmp_path: Path) -> None:
@@ -113,10 +114,57 @@ def test_what_the_machine_does_not_give_says_nothing_of_the_bytes(folder: RowFol
     assert len(folder.read(look_at(moved)).hashes) == 3
 
 
+@pytest.mark.parametrize(("name", "other"), [("a.jsonl", "b.jsonl.gz"), ("a.jsonl.gz", "b.jsonl")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", "\n".join(LINES).encode(), gzip.compress("\n".join(LINES).encode())],
+    ids=["empty", "plain", "archive"],
+)
+def test_an_archive_and_a_plain_file_of_the_same_bytes_are_told_apart(
+    folder: RowFolder, tmp_path: Path, name: str, other: str, content: bytes
+) -> None:
+    folder.read(write(tmp_path / name, content))
+    source = write(tmp_path / other, content)
+    found, anew = folder.read(source), RowFolder(tmp_path / "store", "other").read(source)
+    assert (len(found.hashes), found.ends_whole, found.fault) == (len(anew.hashes), anew.ends_whole, anew.fault)
+
+
+def test_a_fault_is_not_kept_for_another_version_may_have_none_with_the_file(folder: RowFolder, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", f"[{LINES[0]}]")
+    path = tmp_path / f"store/_retraining/mine/rows/{source.sha256}-jsonl.npz"
+    assert folder.read(source).fault
+    assert not path.exists()
+    path.parent.mkdir(parents=True)
+    np.savez(path, hashes=np.zeros(0, np.uint64), ends_whole=True, fault="as an earlier version kept it")
+    assert folder.find(source.rows_key) is None
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.parquet"])
+def test_long_rows_that_begin_alike_are_different_rows(folder: RowFolder, tmp_path: Path, name: str) -> None:
+    frame = pl.DataFrame({"text": [f"{'w' * 30_000}{number}" for number in range(3)]})
+    match name.rpartition(".")[2]:
+        case "csv":
+            frame.write_csv(tmp_path / name)
+        case "json":
+            frame.write_json(tmp_path / name)
+        case "jsonl":
+            frame.write_ndjson(tmp_path / name)
+        case _:
+            frame.write_parquet(tmp_path / name)
+    assert len(set(folder.read(look_at(tmp_path / name)).hashes)) == 3
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(folder: RowFolder, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/_retraining").write_text("")
+    with pytest.raises(ArtifactError, match=r"_retraining.* cannot be used: .*Move away what is in its place"):
+        folder.read(write(tmp_path / "a.jsonl", LINES[0]))
+
+
 def test_a_file_that_changes_while_it_is_read_leaves_nothing(folder: RowFolder, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", "\n".join(LINES))
     folder.read(source, lambda: False)
-    assert folder.find(source.sha256, source.kind) is None
+    assert folder.find(source.rows_key) is None
 
 
 @given(st.lists(st.integers(0, 20)), st.lists(st.integers(0, 20)))

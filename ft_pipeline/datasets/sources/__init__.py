@@ -4,6 +4,14 @@ from ft_pipeline.datasets.sources.credentials import without_credentials
 from ft_pipeline.datasets.sources.find import find_sources
 from ft_pipeline.datasets.sources.open import open_source
 from ft_pipeline.datasets.sources.source_file import TRAINING_SET, SourceFile
-from ft_pipeline.datasets.sources.suffixes import split_suffix
+from ft_pipeline.datasets.sources.suffixes import find_encoding, split_suffix
 
-__all__ = ["TRAINING_SET", "SourceFile", "find_sources", "open_source", "split_suffix", "without_credentials"]
+__all__ = [
+    "TRAINING_SET",
+    "SourceFile",
+    "find_encoding",
+    "find_sources",
+    "open_source",
+    "split_suffix",
+    "without_credentials",
+]
