@@ -117,7 +117,7 @@ class _Look:
                 return wait("changed while it was looked at")
             waits_for_end = not ends_whole and self._age(path) < self._settings.longest_wait_minutes * 60
             if fault or waits_for_end:
-                return wait(fault or "ends in the middle of a row", is_changing=False)
+                return wait(fault or "ends in the middle of a row, or lacks its last line break", is_changing=False)
             return changed_at(path)
         except OSError as err:
             return wait(f"cannot be read: {err.strerror or err}")

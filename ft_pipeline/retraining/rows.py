@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +41,27 @@ class Rows:
 
     Attributes:
         hashes: One for each row.
-        ends_whole: The last row can be read.
+        ends_whole: Nothing says that the last row goes on.
         fault: Why the file cannot be read to its end; empty if it can.
     """
 
     hashes: NDArray[np.uint64]
     ends_whole: bool
     fault: str = ""
+
+
+class _Lines:
+    """The lines of a stream, and whether the last one that was read ends with a line break."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.is_ended = True
+
+    def readline(self, limit: int) -> bytes:
+        line = self._stream.readline(limit)
+        if line:
+            self.is_ended = line.endswith(b"\n")
+        return line
 
 
 class RowFolder:
@@ -120,18 +135,21 @@ def _join(parts: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
 
 def _read_rows(source: SourceFile) -> Rows:
-    hashes, last, fault = bytearray(), Batch(), ""
+    hashes, last, fault, is_ended = bytearray(), Batch(), "", True
     try:
         with open_rows(source) as stream:
-            for batch in READERS[source.kind](stream, source.name):
+            lines = _Lines(stream)
+            taken = cast(BinaryIO, lines) if source.kind == "csv" else stream
+            for batch in READERS[source.kind](taken, source.name):
                 for row in _read_batch(batch):
                     hashes += hashlib.blake2b(row, digest_size=8).digest()
                 last = batch
+            is_ended = lines.is_ended
     except SourceError as err:
         if isinstance(err.__cause__, OSError) and err.__cause__.errno is not None:
             raise err.__cause__ from err  # of the machine, and gone by the next look; it says nothing of the bytes
         fault = str(err).removeprefix(f"{source.name}: ")
-    return Rows(np.frombuffer(bytes(hashes), np.uint64), _ends_whole(last), fault)
+    return Rows(np.frombuffer(bytes(hashes), np.uint64), is_ended and _ends_whole(last), fault)
 
 
 def _read_batch(batch: Batch) -> Iterator[bytes]:
@@ -153,14 +171,17 @@ def _show(record: Record) -> str:
 
 
 def _ends_whole(last: Batch) -> bool:
-    """Whether the last row is one; a line of JSON that a line break ends was written to its end, whatever it says."""
+    """Whether the last row is one.
+
+    A line of JSON that a line break ends was written to its end, whatever it says. One without is whole as an object
+    alone: of a longer number, the beginning is one too. What a CSV row says never tells.
+    """
     if last.records:
         return last.records[-1].fault is None
     line = last.lines.rpartition(b"\n")[2].strip()
     if not line:
         return True
     try:
-        decode_json(line)
+        return isinstance(decode_json(line), dict)
     except RowFault:
         return False
-    return True

@@ -63,14 +63,50 @@ def test_rows_of_other_kinds_are_counted_too(folder: RowFolder, tmp_path: Path, 
         ("\n".join(LINES), True),
         ("\n".join(LINES)[:-4], False),
         ("\n".join([*LINES, "not JSON"]) + "\n", True),
+        ("\n".join([*LINES, "12"]), False),
+        ("\n".join([*LINES, "12"]) + "\n", True),
+        ("\n".join([*LINES, ""]) + "  ", True),
         ("", True),
     ],
-    ids=["no line break at the end", "cut in the last row", "a broken row that was written to its end", "empty"],
+    ids=[
+        "no line break at the end",
+        "cut in the last row",
+        "a broken row that was written to its end",
+        "a number that may go on",
+        "a number",
+        "blanks at the end",
+        "empty",
+    ],
 )
 def test_a_file_whose_last_row_is_cut_off_does_not_end_whole(
     folder: RowFolder, tmp_path: Path, text: str, *, whole: bool
 ) -> None:
     assert folder.read(write(tmp_path / "a.jsonl", text)).ends_whole is whole
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("prompt,completion\na,b\nc,d\n", True),
+        ("prompt,completion\r\na,b\r\nc,\r\n", True),
+        ('prompt,completion\na,"b\nc"\n', True),
+        ("prompt,completion\na,b\nc,", False),
+        ("prompt,completion\na,b\nc,d", False),
+        ('prompt,completion\na,b\nc,"d"', False),
+        ("prompt,completion\na,b\r\nc,d\r", False),
+        ('prompt,completion\na,"b\n', False),
+        ("prompt,comple", False),
+        ("prompt,completion\n", True),
+        ("", True),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_csv_file_ends_whole_with_a_line_break_alone(
+    folder: RowFolder, tmp_path: Path, name: str, text: str, *, whole: bool
+) -> None:
+    """A field that was cut off is a field, so `c,d` may go on, and so may `c,"d"`, with a doubled quote."""
+    content = gzip.compress(text.encode()) if name.endswith(".gz") else text
+    assert folder.read(write(tmp_path / name, content)).ends_whole is whole
 
 
 def test_a_json_document_that_is_cut_off_does_not_end_whole(folder: RowFolder, tmp_path: Path) -> None:
