@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, find_encoding
+from ft_pipeline.datasets.sources import TRAINING_SET, Found, SourceFile, find_encoding
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.fingerprint import fingerprint
@@ -86,20 +86,22 @@ class Content(BaseModel):
     def _keys(self) -> list[tuple[str, str, str]]:
         return [(file.set, file.sha256, file.layout) for file in self.files]
 
-    def take(self, sources: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
-        """Those of the sources that belong to it.
+    def take(self, found: Found) -> tuple[SourceFile, ...]:
+        """Those of the files that belong to it; what is wrong with others does not matter.
 
         Raises:
             SourceError: one is gone or has changed since.
         """
         wanted = {(file.set, file.sha256, file.layout): file.name for file in self.files}
-        taken = tuple(source for source in sources if (source.set, source.sha256, source.layout) in wanted)
+        taken = tuple(source for source in found.files if (source.set, source.sha256, source.layout) in wanted)
         missing = sorted(wanted[file] for file in wanted.keys() - {(s.set, s.sha256, s.layout) for s in taken})
         if missing:
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            faults = [f" ({fault.sentence})" for fault in found.faults[:_SHOWN]]
             raise SourceError(
                 f"a run must train on the data that it was started for; {', '.join(missing[:_SHOWN])}{more} "
-                "is gone or was changed since. Nothing is lost: what is there now starts a run of its own"
+                f"is gone or was changed since{''.join(faults)}. Nothing is lost: what is there now starts a run of "
+                "its own"
             )
         return taken
 

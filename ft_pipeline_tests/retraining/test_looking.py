@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
@@ -234,6 +235,72 @@ def test_data_with_a_copy_that_an_earlier_version_was_trained_on_does_not_count_
     project.write("more.jsonl", range(100, 105))
     for _ in range(2):  # what a look keeps is enough for the next one
         assert project.due().reason == "5 new rows in 3 files"
+
+
+def spoil(path: Path, how: str) -> None:
+    """Put something there that is no file of a data set."""
+    match how:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            path.symlink_to(
+                {"dangling link": "nowhere", "loop of links": path.name, "link that leads out": "/etc"}[how]
+            )
+
+
+@pytest.mark.parametrize(
+    ("source", "how"),
+    [
+        *(("data/new/*.jsonl", how) for how in ("dangling link", "loop of links", "folder", "pipe")),
+        *(("data/new", how) for how in ("dangling link", "link that leads out")),
+    ],
+)
+def test_what_is_no_file_is_waited_for_and_then_left_out(project: Project, source: str, how: str) -> None:
+    (project.root / "data/new").mkdir()
+    project.write("new/rows.jsonl", range(100, 110))
+    project.sources = [source]
+    spoil(project.root / "data/new/z.jsonl", how)
+    assert re.match(r"10 new rows in 1 file; left out: .*/z.jsonl: ", project.due().reason)
+    project.now = datetime.now(UTC) + timedelta(minutes=30)
+    assert re.match(r"waits for files that are on their way: .*/z.jsonl: ", project.rest())
+    with pytest.raises(SourceError, match=r"z.jsonl: .* \(train\)"):
+        project.train()
+
+
+def test_what_is_no_file_holds_up_what_may_have_been_replaced_by_it(project: Project) -> None:
+    project.write("more.jsonl", range(100, 120))
+    project.train(project.due().data)
+    project.write("new.jsonl", range(200, 220))
+    path = project.root / "data/rows.jsonl"
+    path.unlink()
+    spoil(path, "dangling link")
+    assert re.match(r"waits for files that may hold what was trained on before: .*/rows.jsonl: ", project.rest())
+
+
+def test_what_is_no_file_of_a_test_set_is_waited_for(project: Project) -> None:
+    (project.root / "data/tests").mkdir()
+    project.write("tests/asked.jsonl", range(200, 210))
+    spoil(project.root / "data/tests/z.jsonl", "dangling link")
+    project.test_sets = {"asked": ["data/tests"]}
+    assert project.rest().startswith("waits for a test set, without which nothing is judged: ")
+
+
+def test_what_is_no_file_and_came_while_a_run_was_queued_does_not_stop_it(project: Project) -> None:
+    due = project.due()
+    spoil(project.root / "data/z.jsonl", "dangling link")
+    project.train(due.data)
+    assert Ledger(project.store_root, "mine").read().find(due.data)
+
+
+def test_a_run_whose_file_was_replaced_by_what_is_none_says_so(project: Project) -> None:
+    due = project.due()
+    path = project.root / "data/rows.jsonl"
+    path.unlink()
+    spoil(path, "loop of links")
+    with pytest.raises(SourceError, match=r"started for; data/rows.jsonl is gone .* \(.*/rows.jsonl: cannot be read"):
+        project.train(due.data)
 
 
 def test_too_few_new_rows_wait_for_more(project: Project) -> None:
