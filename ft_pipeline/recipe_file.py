@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +29,59 @@ class _Loader(yaml.SafeLoader):
     """YAML without the silent loss of a key that stands twice."""
 
 
+def list_recipe_files(root: Path) -> list[Path]:
+    """The files of the recipes in `recipes/`; hidden ones are none."""
+    return sorted(path for path in (root / "recipes").glob("*.yaml") if not path.name.startswith("."))
+
+
+def place_recipe(name_or_path: str, root: Path) -> Path:
+    """Where the file of a recipe must be: a name in `recipes/`, or a path to a YAML file, relative to the project."""
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    return root / name_or_path if is_path else root / "recipes" / f"{name_or_path}.yaml"
+
+
 def find_recipe(name_or_path: str, root: Path) -> Path:
-    """The file of a recipe: a name in `recipes/`, or a path to a YAML file, relative to the project.
+    """The file of a recipe, as of `place_recipe`.
 
     Raises:
         RecipeError: there is no such file; the message lists the recipes that are there.
     """
-    is_path = name_or_path.endswith((".yaml", ".yml"))
-    path = root / name_or_path if is_path else root / "recipes" / f"{name_or_path}.yaml"
+    path = place_recipe(name_or_path, root)
     if path.is_file():
         return path
-    known = sorted(p.stem for p in (root / "recipes").glob("*.yaml"))
+    known = [path.stem for path in list_recipe_files(root)]
     near = difflib.get_close_matches(name_or_path, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise RecipeError(
         f"recipe '{name_or_path}' is not there: no file {path}.{hint} Recipes here: {', '.join(known) or 'none'}. "
         "Set FT_PIPELINE_RECIPE to one of them or to a path that ends in .yaml."
     )
+
+
+def find_namesakes(paths: Iterable[Path]) -> dict[str, str]:
+    """The names that more than one of some recipe files has, each with what is wrong. A link to a file is the same."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        with suppress(RecipeError):  # nothing is made of one that does not read
+            value = _read(path).value
+            if isinstance(value, dict) and isinstance(name := value.get("name"), str):
+                found.setdefault(name, {}).setdefault(os.path.realpath(path), path)
+    return {
+        name: "a recipe's name must be its own, for by it is kept what was trained on and which model is the champion; "
+        f"{name!r} is that of {' and '.join(map(str, files.values()))}"
+        for name, files in found.items()
+        if len(files) > 1
+    }
+
+
+def require_own_name(name: str, root: Path, *paths: Path) -> None:
+    """Check that no two files of `recipes/` and some others have a recipe's name.
+
+    Raises:
+        RecipeError: they have.
+    """
+    if fault := find_namesakes([*paths, *list_recipe_files(root)]).get(name):
+        raise RecipeError(f"{fault}. Give all but one of them another name.")
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
