@@ -26,7 +26,19 @@ class _Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that stands twice."""
+    """YAML whose errors are all its own: PyYAML leaves those of a value that is none of its type to Python."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # refuses more digits than an error could show
+        except (ValueError, LookupError, AttributeError, TypeError) as err:
+            kind = node.tag.rpartition(":")[2]
+            fault = f"{_shown(node.value)} is no {kind}"
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark) from err
+        return value
 
 
 def list_recipe_files(root: Path) -> list[Path]:
@@ -110,19 +122,21 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 def _read(path: Path) -> _Document:
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
         lines: dict[_Location, int] = {}
         duplicates: list[str] = []
         if node is not None:
             _index(node, (), lines, duplicates)
         if duplicates:
             raise RecipeError("\n".join(f"{path}:{duplicate}" for duplicate in duplicates))
-        return _Document(yaml.safe_load(text), lines)
+        return _Document(None if node is None else loader.construct_document(node), lines)
     except OSError as err:
         raise RecipeError(f"recipe {path} cannot be read: {err.strerror}.") from err
     except UnicodeDecodeError as err:
         raise RecipeError(f"recipe {path} must be UTF-8 text; byte {err.start} is not.") from err
+    except RecursionError as err:
+        raise RecipeError(f"{path}: a recipe must end; it is nested too deeply, or a part of it holds itself.") from err
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         line = mark.line + 1 if mark else 1

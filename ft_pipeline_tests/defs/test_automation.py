@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ft_pipeline.definitions import defs
 from ft_pipeline.defs import automation
 from ft_pipeline.recipe_file import find_recipe
+from ft_pipeline.recipe_retraining import RetrainingSection
 from ft_pipeline.retraining.declared import Declared, declare_retraining
 from ft_pipeline_tests.user_project import RECIPE, make_project
 
@@ -99,6 +104,38 @@ def test_a_run_of_one_of_two_recipes_of_one_name_is_refused(root: Path) -> None:
     (failure,) = result.get_step_failure_events()
     assert "'mine' is that of" in str(failure.event_specific_data)
     assert not (root / "data/artifacts/raw_dataset").exists()
+
+
+@pytest.mark.usefixtures("root")
+def test_a_recipe_of_which_dagster_takes_nothing_costs_its_own_alone(caplog: pytest.LogCaptureFixture) -> None:
+    (good,) = declare_retraining()
+    declared = [replace(good, recipe="bad", label="no name for Dagster"), good]
+    assert [sensor.name for sensor in automation.make_all(automation.make_sensor, declared)] == ["mine_on_new_data"]
+    assert [one.name for one in automation.make_all(automation.make_schedule, declared)] == ["mine_on_schedule"]
+    assert "recipe bad has no sensor: " in caplog.text
+
+
+@pytest.mark.parametrize("words", ["description: 2026-02-30", "description: &a [*a]", "description: !!bool abc"])
+def test_a_recipe_that_yaml_makes_no_sense_of_does_not_take_the_others_down(root: Path, words: str) -> None:
+    (root / "recipes/other.yaml").write_text(f"retraining: {{}}\n{words}\n")
+    assert [one.label for one in declare_retraining()] == ["mine", "other"]
+
+
+NUMBER = (st.integers(0, 7) | st.integers(0, 60)).map(str)
+PART = st.one_of(
+    *(st.builds(form.format, NUMBER, NUMBER, NUMBER) for form in ("*", "*/{}", "{}", "{}/{}", "{}-{}", "{}-{}/{}")),
+    st.sampled_from(["jan", "mar-Dec", "mon", "Mon-fri", "sun-sat/2", "L", "1W", "1#2", "R", "?"]),
+)
+
+
+@settings(max_examples=200)
+@given(st.tuples(*[PART | st.just("*")] * 5).map(" ".join))
+def test_a_cron_expression_that_a_recipe_may_have_is_one_for_dagster(cron: str) -> None:
+    try:
+        section = RetrainingSection(cron=cron)
+    except ValidationError:  # a day that never comes, or too long
+        return
+    assert automation.make_schedule(Declared("mine", "mine", section)).cron_schedule == cron
 
 
 def test_a_recipe_that_does_not_load_does_not_take_the_others_down_and_its_look_says_what_is_wrong(root: Path) -> None:
