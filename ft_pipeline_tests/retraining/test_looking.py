@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from ft_pipeline.errors import ArtifactError, RecipeError, SourceError
+from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining import arrivals
 from ft_pipeline.retraining.content import Content
-from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
 from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 from ft_pipeline.run import Run
-from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
+from ft_pipeline_tests.retraining.looked_at import START, Project, project
+from ft_pipeline_tests.user_project import ROW
 
-START = datetime.now(UTC)
-
-
-class Project:
-    """A user's project whose recipe is retrained."""
-
-    def __init__(self, root: Path, **settings: Any) -> None:
-        self.root = root
-        self.store_root = root / "data/artifacts"
-        self.settings = settings
-        self.sources = ["data/*.jsonl"]
-        self.test_sets: dict[str, list[str]] = {}
-        self.started: list[StartedRun] = []
-        self.now = START
-        self.monkeypatch: pytest.MonkeyPatch
-
-    def write(self, name: str, rows: range) -> Path:
-        path = self.root / "data" / name
-        path.write_text("".join(ROW % (number, number) for number in rows))
-        return path
-
-    def look(self, *, is_patient: bool = True) -> Due | Rest:
-        """A look long after the last change, if `now` was not set."""
-        words = RECIPE | {
-            "retraining": self.settings,
-            "dataset": RECIPE["dataset"] | {"sources": self.sources, "test_sets": self.test_sets},
-        }
-        (self.root / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
-        recipe = load_recipe(self.root / "recipes/mine.yaml")
-        moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
-        return Retrainer(recipe, self.root, self.store_root).look(self.started, moment, is_patient=is_patient)
-
-    def due(self) -> Due:
-        found = self.look()
-        assert isinstance(found, Due), found
-        return found
-
-    def rest(self, *, is_patient: bool = True) -> str:
-        found = self.look(is_patient=is_patient)
-        assert isinstance(found, Rest), found
-        return found.reason
-
-    def train(self, data: str = "", run_id: str = "0-1") -> None:
-        """A run that comes to its end."""
-        run = Run(lambda: load_recipe(self.root / "recipes/mine.yaml"), self.root, self.store_root, [run_id], data)
-        run.pin()
-        run.judge("published", "v")
-        run.close()
-
-    def start(self, due: Due, state: RunState, run_id: str = "0-1", ended: datetime | None = None) -> None:
-        self.started.append(StartedRun(run_id, due.data, state, ended))
-
-
-@pytest.fixture
-def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    found = Project(make_project(tmp_path / "root", tiny_base, monkeypatch))
-    found.monkeypatch = monkeypatch
-    return found
+__all__ = ["project"]
 
 
 def test_files_that_came_together_start_one_run(project: Project) -> None:
@@ -173,37 +111,6 @@ def test_rows_that_were_trained_on_are_not_new_in_another_file(project: Project)
     assert project.rest() == "0 new training rows, retraining.min_new_rows is 1"
 
 
-def test_a_half_written_row_is_waited_for_and_then_taken_as_it_is(project: Project) -> None:
-    path = project.write("new.jsonl", range(100, 110))
-    path.write_text(path.read_text()[:-9])
-    project.now = datetime.now(UTC) + timedelta(minutes=30)
-    assert "on their way: data/new.jsonl ends in the middle of a row, or lacks its last line break" in project.rest()
-    project.now += timedelta(hours=1)
-    assert project.due().reason == "30 new rows in 2 files"
-
-
-def test_an_archive_that_was_cut_off_is_never_taken(project: Project) -> None:
-    whole = gzip.compress("".join(ROW % (number, number) for number in range(100, 200)).encode())
-    (project.root / "data/new.jsonl.gz").write_bytes(whole[:-20])
-    project.sources = ["data"]
-    assert "left out: data/new.jsonl.gz is truncated" in project.due().reason
-
-
-def test_an_archive_that_is_empty_is_never_taken_though_an_empty_file_is(project: Project) -> None:
-    project.sources = ["data/*.jsonl*"]
-    (project.root / "data/placeholder.jsonl").touch()
-    (project.root / "data/new.jsonl.gz").touch()
-    assert "20 new rows in 2 files; left out: data/new.jsonl.gz is empty" in project.due().reason
-
-
-def test_a_file_that_was_no_archive_is_taken_when_its_name_says_so(project: Project) -> None:
-    project.sources = ["data/*.jsonl*"]
-    path = project.write("new.jsonl.gz", range(100, 110))
-    assert "left out: data/new.jsonl.gz is truncated or no gz archive" in project.due().reason
-    path.rename(path.with_suffix(""))
-    assert project.due().reason == "30 new rows in 2 files"
-
-
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_copy_that_comes_or_goes_while_a_run_is_queued_is_no_other_content(project: Project, *, comes: bool) -> None:
     rows, copy = project.root / "data/rows.jsonl", project.root / "data/copy.jsonl"
@@ -235,72 +142,6 @@ def test_data_with_a_copy_that_an_earlier_version_was_trained_on_does_not_count_
     project.write("more.jsonl", range(100, 105))
     for _ in range(2):  # what a look keeps is enough for the next one
         assert project.due().reason == "5 new rows in 3 files"
-
-
-def spoil(path: Path, how: str) -> None:
-    """Put something there that is no file of a data set."""
-    match how:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case _:
-            path.symlink_to(
-                {"dangling link": "nowhere", "loop of links": path.name, "link that leads out": "/etc"}[how]
-            )
-
-
-@pytest.mark.parametrize(
-    ("source", "how"),
-    [
-        *(("data/new/*.jsonl", how) for how in ("dangling link", "loop of links", "folder", "pipe")),
-        *(("data/new", how) for how in ("dangling link", "link that leads out")),
-    ],
-)
-def test_what_is_no_file_is_waited_for_and_then_left_out(project: Project, source: str, how: str) -> None:
-    (project.root / "data/new").mkdir()
-    project.write("new/rows.jsonl", range(100, 110))
-    project.sources = [source]
-    spoil(project.root / "data/new/z.jsonl", how)
-    assert re.match(r"10 new rows in 1 file; left out: .*/z.jsonl: ", project.due().reason)
-    project.now = datetime.now(UTC) + timedelta(minutes=30)
-    assert re.match(r"waits for files that are on their way: .*/z.jsonl: ", project.rest())
-    with pytest.raises(SourceError, match=r"z.jsonl: .* \(train\)"):
-        project.train()
-
-
-def test_what_is_no_file_holds_up_what_may_have_been_replaced_by_it(project: Project) -> None:
-    project.write("more.jsonl", range(100, 120))
-    project.train(project.due().data)
-    project.write("new.jsonl", range(200, 220))
-    path = project.root / "data/rows.jsonl"
-    path.unlink()
-    spoil(path, "dangling link")
-    assert re.match(r"waits for files that may hold what was trained on before: .*/rows.jsonl: ", project.rest())
-
-
-def test_what_is_no_file_of_a_test_set_is_waited_for(project: Project) -> None:
-    (project.root / "data/tests").mkdir()
-    project.write("tests/asked.jsonl", range(200, 210))
-    spoil(project.root / "data/tests/z.jsonl", "dangling link")
-    project.test_sets = {"asked": ["data/tests"]}
-    assert project.rest().startswith("waits for a test set, without which nothing is judged: ")
-
-
-def test_what_is_no_file_and_came_while_a_run_was_queued_does_not_stop_it(project: Project) -> None:
-    due = project.due()
-    spoil(project.root / "data/z.jsonl", "dangling link")
-    project.train(due.data)
-    assert Ledger(project.store_root, "mine").read().find(due.data)
-
-
-def test_a_run_whose_file_was_replaced_by_what_is_none_says_so(project: Project) -> None:
-    due = project.due()
-    path = project.root / "data/rows.jsonl"
-    path.unlink()
-    spoil(path, "loop of links")
-    with pytest.raises(SourceError, match=r"started for; data/rows.jsonl is gone .* \(.*/rows.jsonl: cannot be read"):
-        project.train(due.data)
 
 
 def test_too_few_new_rows_wait_for_more(project: Project) -> None:
@@ -446,32 +287,3 @@ def test_a_run_for_data_that_nobody_has_seen_is_refused(project: Project, data: 
     run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=data)
     with pytest.raises(ArtifactError, match=r"content"):
         run.pin()
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("cron", "every night", "a cron expression has five fields"),
-        ("cron", "61 * * * *", "a cron expression has five fields"),
-        ("cron", "@daily", "a cron expression has five fields"),
-        ("cron", "0 2 30 2 *", "must name a day that comes, '0 2 30 2 .' names none"),
-        ("cron", "0 2 31 2,4 *", "must name a day that comes"),
-        ("cron", "0 2 1W * *", "a cron expression has five fields of numbers"),
-        ("cron", "*/90 * * * *", "a cron expression has five fields of numbers"),
-        ("cron", "0 2 * * 1-1", "a cron expression has five fields of numbers"),
-        ("cron", "R R * * *", "a cron expression has five fields of numbers"),
-        ("cron", "0 2 * * 1#2", "a cron expression has five fields of numbers"),
-        ("cron", ",".join(["0"] * 200) + " 2 * * *", "at most 200 characters"),
-        ("quiet_seconds", 1e12, "less than or equal to 86400 .got 1000000000000.0"),
-        ("longest_wait_minutes", 1e12, "less than or equal to 525600"),
-        ("min_new_rows", 10**12, "less than or equal to 1000000000"),
-        ("min_hours_between_runs", 1e12, "less than or equal to 8760"),
-        ("retry_minutes", 1e12, "less than or equal to 10080"),
-        ("timezone", "Mars/Olympus", "no time zone is called 'Mars/Olympus'"),
-        ("replay_share", 1.5, "less than or equal to 1"),
-    ],
-)
-def test_a_wrong_setting_is_refused_with_its_rule(project: Project, field: str, value: Any, words: str) -> None:
-    project.settings[field] = value
-    with pytest.raises(RecipeError, match=words):
-        project.look()
