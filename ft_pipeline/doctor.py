@@ -19,10 +19,10 @@ from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbou
 from ft_pipeline.finetuning.torch_build import read_torch_build
 from ft_pipeline.operations.dagster_home import examine_dagster, examine_servers
 from ft_pipeline.operations.finding import Finding
-from ft_pipeline.operations.health import examine_disk, examine_locks, examine_ollama, examine_store
+from ft_pipeline.operations.health import examine_disk, examine_locks, examine_names, examine_ollama, examine_store
 from ft_pipeline.quantization.convert import check_converter, default_converter
 from ft_pipeline.quantization.llama_template import check_program, default_program
-from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.recipe_file import find_recipe, load_recipe, place_recipe
 
 
 def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Iterator[Finding]:
@@ -36,6 +36,7 @@ def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Itera
     yield from _examine_device(device)
     yield examine_locks(environment.lock_folder())
     yield from _examine_recipe(root, recipe_name, artifacts)
+    yield examine_names(root, place_recipe(recipe_name, root))
     yield from examine_store(artifacts, environment.published_folder(artifacts))
     yield from examine_dagster(environment.dagster_home(), environment.read_variable)
     yield examine_servers()

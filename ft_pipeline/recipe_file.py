@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +26,74 @@ class _Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that stands twice."""
+    """YAML whose errors are all its own: PyYAML leaves those of a value that is none of its type to Python."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # refuses more digits than an error could show
+        except (ValueError, LookupError, AttributeError, TypeError) as err:
+            kind = node.tag.rpartition(":")[2]
+            fault = f"{_shown(node.value)} is no {kind}"
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark) from err
+        return value
+
+
+def list_recipe_files(root: Path) -> list[Path]:
+    """The files of the recipes in `recipes/`; hidden ones are none."""
+    return sorted(path for path in (root / "recipes").glob("*.yaml") if not path.name.startswith("."))
+
+
+def place_recipe(name_or_path: str, root: Path) -> Path:
+    """Where the file of a recipe must be: a name in `recipes/`, or a path to a YAML file, relative to the project."""
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    return root / name_or_path if is_path else root / "recipes" / f"{name_or_path}.yaml"
 
 
 def find_recipe(name_or_path: str, root: Path) -> Path:
-    """The file of a recipe: a name in `recipes/`, or a path to a YAML file, relative to the project.
+    """The file of a recipe, as of `place_recipe`.
 
     Raises:
         RecipeError: there is no such file; the message lists the recipes that are there.
     """
-    is_path = name_or_path.endswith((".yaml", ".yml"))
-    path = root / name_or_path if is_path else root / "recipes" / f"{name_or_path}.yaml"
+    path = place_recipe(name_or_path, root)
     if path.is_file():
         return path
-    known = sorted(p.stem for p in (root / "recipes").glob("*.yaml"))
+    known = [path.stem for path in list_recipe_files(root)]
     near = difflib.get_close_matches(name_or_path, known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise RecipeError(
         f"recipe '{name_or_path}' is not there: no file {path}.{hint} Recipes here: {', '.join(known) or 'none'}. "
         "Set FT_PIPELINE_RECIPE to one of them or to a path that ends in .yaml."
     )
+
+
+def find_namesakes(paths: Iterable[Path]) -> dict[str, str]:
+    """The names that more than one of some recipe files has, each with what is wrong. A link to a file is the same."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        with suppress(RecipeError):  # nothing is made of one that does not read
+            value = _read(path).value
+            if isinstance(value, dict) and isinstance(name := value.get("name"), str):
+                found.setdefault(name, {}).setdefault(os.path.realpath(path), path)
+    return {
+        name: "a recipe's name must be its own, for by it is kept what was trained on and which model is the champion; "
+        f"{name!r} is that of {' and '.join(map(str, files.values()))}"
+        for name, files in found.items()
+        if len(files) > 1
+    }
+
+
+def require_own_name(name: str, root: Path, *paths: Path) -> None:
+    """Check that no two files of `recipes/` and some others have a recipe's name.
+
+    Raises:
+        RecipeError: they have.
+    """
+    if fault := find_namesakes([*paths, *list_recipe_files(root)]).get(name):
+        raise RecipeError(f"{fault}. Give all but one of them another name.")
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -72,19 +122,21 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 
 def _read(path: Path) -> _Document:
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
         lines: dict[_Location, int] = {}
         duplicates: list[str] = []
         if node is not None:
             _index(node, (), lines, duplicates)
         if duplicates:
             raise RecipeError("\n".join(f"{path}:{duplicate}" for duplicate in duplicates))
-        return _Document(yaml.safe_load(text), lines)
+        return _Document(None if node is None else loader.construct_document(node), lines)
     except OSError as err:
         raise RecipeError(f"recipe {path} cannot be read: {err.strerror}.") from err
     except UnicodeDecodeError as err:
         raise RecipeError(f"recipe {path} must be UTF-8 text; byte {err.start} is not.") from err
+    except RecursionError as err:
+        raise RecipeError(f"{path}: a recipe must end; it is nested too deeply, or a part of it holds itself.") from err
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         line = mark.line + 1 if mark else 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.base_model import BaseModel, open_base, require_context, require_vocabulary
-from ft_pipeline.datasets.sources import SourceFile, find_sources, without_credentials
+from ft_pipeline.datasets.sources import SourceFile, raise_faults, search_sources, without_credentials
 from ft_pipeline.evaluation.own_files import find_metric_files, find_task_files
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
@@ -120,10 +120,13 @@ class Run:
         require_vocabulary(base)
         contents = ContentFolder(self.store_root, recipe.name)
         wanted = contents.read(self._data) if self._data else None
-        sources = find_sources(recipe.dataset, self.root, self.store_root / "_downloads")
-        content = Content.of(sources)
+        found = search_sources(recipe.dataset, self.root, self.store_root / "_downloads")
         if wanted:
-            sources, content = wanted.take(sources), wanted
+            sources = wanted.take(found)
+        else:
+            raise_faults(found.faults)
+            sources = found.files
+        content = wanted or Content.of(sources)
         if self._ids:
             contents.write(content)
         record = RunRecord(

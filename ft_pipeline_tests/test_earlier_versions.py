@@ -16,6 +16,8 @@ from ft_pipeline.publishing.alias import alias_folder, read_state
 from ft_pipeline.publishing.champion_files import find_champion_files
 from ft_pipeline.publishing.folder import PublishedFolder
 from ft_pipeline.retention import collect_garbage
+from ft_pipeline.retraining.content import ContentFolder
+from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline.run_record import RunFolder
 from ft_pipeline.summary import Summary
 
@@ -78,6 +80,20 @@ def test_a_record_of_a_recipe_with_other_fields_still_keeps_what_its_run_made(st
     collect_garbage(store)
     left = {artifact.manifest.fingerprint for artifact in store.list_artifacts()}
     assert {fingerprint for asset, fingerprint in outline.artifacts if asset != "merged_model"} <= left
+
+
+def test_the_content_that_was_trained_on_last_is_found_though_a_copy_in_it_counted(store: ArtifactStore) -> None:
+    last = Ledger(store.root, "mine").read().last_trained
+    assert last
+    content = ContentFolder(store.root, "mine").read(last.data)
+    assert sorted(encoding for _, encoding in content.training_files) == ["csv.gz", "jsonl"]
+
+
+def test_a_content_that_a_newer_version_has_written_does_not_count_as_never_trained_on(store: ArtifactStore) -> None:
+    (path,) = (store.root / "_retraining/mine/contents").iterdir()
+    _edit(path, format=2)
+    with pytest.raises(NewerFormat):
+        ContentFolder(store.root, "mine").find(path.stem)
 
 
 def test_a_collection_keeps_champion_and_earlier_champion(store: ArtifactStore) -> None:

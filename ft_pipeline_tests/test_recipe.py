@@ -73,6 +73,17 @@ def test_a_field_that_stands_twice_is_an_error(tmp_path: Path) -> None:
         ("name: [\n", "not valid YAML"),
         ("name: !!python/object/apply:os.system [ls]\n", "not valid YAML"),
         ("name: \x00\n", "not valid YAML"),
+        ("name: mine\ndescription: 2026-02-30\n", r"mine.yaml:2: not valid YAML: '2026-02-30' is no timestamp"),
+        ("description: 2026-01-01T25:00:00Z\n", "is no timestamp"),
+        ("description: !!timestamp abc\n", "'abc' is no timestamp"),
+        ("description: !!int abc\n", "'abc' is no int"),
+        ("description: !!int\n", "'' is no int"),
+        (f"description: {'9' * 5000}\n", r"'9{78}… is no int"),
+        (f"description: 0x{'f' * 5000}\n", r"'0xf{76}… is no int"),
+        ("description: !!float abc\n", "'abc' is no float"),
+        ("description: !!bool abc\n", "'abc' is no bool"),
+        ("description: &a [*a]\n", "nested too deeply, or a part of it holds itself"),
+        (f"description: {'[' * 3000}{']' * 3000}\n", "nested too deeply, or a part of it holds itself"),
     ],
 )
 def test_what_is_no_recipe_is_an_error(tmp_path: Path, text: str, message: str) -> None:

@@ -1,6 +1,9 @@
 """What starts runs: the job, and for each recipe that can be retrained a sensor and a schedule, off until turned on."""
 
+import logging
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import dagster as dg
 
@@ -11,6 +14,8 @@ from ft_pipeline.retraining.declared import Declared, declare_retraining, look
 
 LOOK_SECONDS = 30
 Answer = dg.RunRequest | dg.SkipReason
+Made = TypeVar("Made")
+_log = logging.getLogger(__name__)
 
 fine_tune = dg.define_asset_job(
     "fine_tune",
@@ -74,6 +79,17 @@ def _answer(
     )
 
 
+def make_all(make: Callable[[Declared], Made], declared: Sequence[Declared]) -> list[Made]:
+    """What is made for each recipe; one for which Dagster takes nothing costs its own alone."""
+    made = []
+    for one in declared:
+        try:
+            made.append(make(one))
+        except dg.DagsterError as err:
+            _log.warning("recipe %s has no %s: %s", one.recipe, make.__name__.removeprefix("make_"), err)
+    return made
+
+
 _declared = declare_retraining()
-sensors = [make_sensor(declared) for declared in _declared]
-schedules = [make_schedule(declared) for declared in _declared]
+sensors = make_all(make_sensor, _declared)
+schedules = make_all(make_schedule, _declared)

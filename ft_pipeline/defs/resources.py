@@ -14,7 +14,7 @@ from ft_pipeline.finetuning.device import GpuSettings
 from ft_pipeline.pipeline import Pipeline
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.recipe import Recipe
-from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.recipe_file import find_recipe, load_recipe, require_own_name
 from ft_pipeline.run import Run
 
 
@@ -75,7 +75,9 @@ class PipelineResource(dg.ConfigurableResource):
         path = find_recipe(self.recipe or environment.recipe_name(), root)
         if self.recipe:
             require_inside(path, [root], "pipeline.recipe")
-        return load_recipe(path, self.overrides)
+        recipe = load_recipe(path, self.overrides)
+        require_own_name(recipe.name, root, path)
+        return recipe
 
 
 def find_store_of(run: dg.DagsterRun) -> Path:

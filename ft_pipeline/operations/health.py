@@ -24,6 +24,7 @@ from ft_pipeline.publishing.ollama import find_absence
 from ft_pipeline.quantization.disk_need import count_export_bytes
 from ft_pipeline.quantization.types import TYPES
 from ft_pipeline.recipe import Recipe
+from ft_pipeline.recipe_file import find_namesakes, list_recipe_files
 from ft_pipeline.store_names import ASSET_FORM, KEY_FORM, find_folders, find_strangers
 
 _GIB = 2**30
@@ -87,6 +88,13 @@ def examine_store(store_root: Path, published: Path) -> Iterator[Finding]:
         yield from (found for name in names if (found := _examine_champion(store, published, name)))
     except PipelineError as err:
         yield Finding("champions", str(err), "restore that file from a backup")
+
+
+def examine_names(root: Path, named: Path) -> Finding:
+    """Whether each recipe of a project, and the one that is named, has a name of its own."""
+    faults = find_namesakes([named, *list_recipe_files(root)])
+    fix = "give all but one of them another name" if faults else ""
+    return Finding("names of recipes", "; ".join(faults.values()) or "each its own", fix)
 
 
 def examine_ollama(recipe: Recipe) -> Finding:

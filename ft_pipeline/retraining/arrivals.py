@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, find_sources
+from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, raise_faults, search_sources
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retraining.rows import RowFolder
@@ -16,7 +16,7 @@ _UNKNOWN = ""
 _MOST_REMEMBERED = 100_000
 # Of files that have not changed since they were hashed, by their path: a look every half minute reads none twice.
 _hashes: dict[Path, tuple[_Identity, str]] = {}
-# Whether a file ends whole, and why it cannot be read, by its hash and its kind.
+# Whether a file ends whole, and why it cannot be read, by its `SourceFile.rows_key`.
 _ends: dict[tuple[str, str], tuple[bool, str]] = {}
 
 
@@ -27,12 +27,12 @@ class Unsettled:
     Attributes:
         sentence: Which one and why, for people.
         is_tested: It belongs to a test set.
-        is_changing: It is not at rest, so it may be any file, one that was trained on before among them.
+        is_unknown: What is in it cannot be told, so it may be any file, one that was trained on before among them.
     """
 
     sentence: str
     is_tested: bool
-    is_changing: bool
+    is_unknown: bool
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,24 @@ def find_arrivals(recipe: Recipe, root: Path, store_root: Path, now: float, *, i
         now: In seconds since 1970, when the look begins; it may take a while.
 
     Raises:
-        SourceError: as of `find_sources`.
+        SourceError: a source stands for nothing, or one elsewhere does not give what it stands for.
         DiskSpaceError: there is no room for a copy.
     """
     look = _Look(recipe, store_root, now, is_patient=is_patient)
     if len(_hashes) + len(_ends) > _MOST_REMEMBERED:
         _hashes.clear()
         _ends.clear()
-    files, times, unsettled = [], [], []
-    for source in find_sources(recipe.dataset, root, look.downloads, look.hash_of):
-        found = look.examine(source)
-        if isinstance(found, Unsettled):
-            unsettled.append(found)
+    found = search_sources(recipe.dataset, root, look.downloads, look.hash_of)
+    raise_faults(fault for fault in found.faults if not fault.is_of_entry)
+    files, times = [], []
+    unsettled = [Unsettled(fault.sentence, fault.set != TRAINING_SET, is_unknown=True) for fault in found.faults]
+    for source in found.files:
+        state = look.examine(source)
+        if isinstance(state, Unsettled):
+            unsettled.append(state)
         else:
             files.append(source)
-            times.append(found)
+            times.append(state)
     return Arrivals(tuple(files), tuple(times), tuple(unsettled))
 
 
@@ -105,8 +108,8 @@ class _Look:
         after the longest wait: the row goes to quarantine.
         """
 
-        def wait(sentence: str, *, is_changing: bool = True) -> Unsettled:
-            return Unsettled(f"{source.name} {sentence}", source.set != TRAINING_SET, is_changing)
+        def wait(sentence: str, *, is_unknown: bool = True) -> Unsettled:
+            return Unsettled(f"{source.name} {sentence}", source.set != TRAINING_SET, is_unknown)
 
         path = source.path
         try:
@@ -117,19 +120,18 @@ class _Look:
                 return wait("changed while it was looked at")
             waits_for_end = not ends_whole and self._age(path) < self._settings.longest_wait_minutes * 60
             if fault or waits_for_end:
-                return wait(fault or "ends in the middle of a row", is_changing=False)
+                return wait(fault or "ends in the middle of a row, or lacks its last line break", is_unknown=False)
             return changed_at(path)
         except OSError as err:
             return wait(f"cannot be read: {err.strerror or err}")
 
     def _read_end(self, source: SourceFile) -> tuple[bool, str]:
         """Whether a file ends whole, and why it cannot be read; empty if it can."""
-        file = (source.sha256, source.kind)
-        if file in _ends:
-            return _ends[file]
+        if source.rows_key in _ends:
+            return _ends[source.rows_key]
         found = self._rows.read(source, lambda: self._is_as_hashed(source.path))
         if self._is_as_hashed(source.path):
-            _ends[file] = (found.ends_whole, found.fault)
+            _ends[source.rows_key] = (found.ends_whole, found.fault)
         return found.ends_whole, found.fault
 
     def _is_quiet(self, path: Path) -> bool:

@@ -106,8 +106,8 @@ def _is_on_its_way(at: Situation, settings: RetrainingSection) -> str:
         return f"no file is quiet and whole yet: {_show(unsettled)}"
     if tested := [file for file in unsettled if file.is_tested]:
         return f"waits for a test set, without which nothing is judged: {_show(tested)}"
-    if at.is_cut and (changing := [file for file in unsettled if file.is_changing]):
-        return f"waits for files that may hold what was trained on before: {_show(changing)}"
+    if at.is_cut and (unknown := [file for file in unsettled if file.is_unknown]):
+        return f"waits for files that may hold what was trained on before: {_show(unknown)}"
     if unsettled and at.is_patient and at.waited < longest:
         return f"waits for files that are on their way: {_show(unsettled)}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,12 +12,12 @@ from pathlib import Path
 
 from ft_pipeline import environment
 from ft_pipeline.errors import RecipeError
-from ft_pipeline.recipe_file import find_recipe, load_recipe
+from ft_pipeline.recipe_file import find_recipe, list_recipe_files, load_recipe, place_recipe, require_own_name
 from ft_pipeline.recipe_retraining import RetrainingSection
 from ft_pipeline.retraining.decision import Rest, StartedRun
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 
-_SECTION = re.compile(rb"^retraining\s*:", re.MULTILINE)
+_SECTION = re.compile(rb"""^(["']?)retraining\1\s*:""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,13 @@ def declare_retraining() -> list[Declared]:
     """
     root = environment.project_root()
     found: dict[str, Declared] = {}
-    for name in (environment.recipe_name(), *_find_with_section(root / "recipes")):
-        label = re.sub(r"\W", "_", Path(name).stem if name.endswith((".yaml", ".yml")) else name, flags=re.ASCII)
-        if any(one.recipe == name for one in found.values()):
+    files = set()
+    for name in (environment.recipe_name(), *_find_with_section(root)):
+        file = os.path.realpath(place_recipe(name, root))
+        if file in files:  # the environment may name it by its path
             continue
+        files.add(file)
+        label = re.sub(r"\W", "_", Path(name).stem if name.endswith((".yaml", ".yml")) else name, flags=re.ASCII)
         while label in found:  # a-b and a_b
             label += "_"
         found[label] = Declared(name, label, _read_settings(name, root))
@@ -55,18 +59,21 @@ def look(recipe: str, started: list[StartedRun], now: datetime, *, is_patient: b
     """Whether a run of a recipe is due: see `Retrainer.look`.
 
     Raises:
-        RecipeError: the recipe does not load.
+        RecipeError: the recipe does not load, or another one has its name.
     """
     root = environment.project_root()
-    retrainer = Retrainer(load_recipe(find_recipe(recipe, root)), root, environment.artifacts_folder())
-    return retrainer.look(started, now, is_patient=is_patient)
+    path = find_recipe(recipe, root)
+    loaded = load_recipe(path)
+    require_own_name(loaded.name, root, path, place_recipe(environment.recipe_name(), root))
+    return Retrainer(loaded, root, environment.artifacts_folder()).look(started, now, is_patient=is_patient)
 
 
-def _find_with_section(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob("*.yaml")):
+def _find_with_section(root: Path) -> Iterator[str]:
+    for path in list_recipe_files(root):
         with suppress(OSError):  # a folder, or somebody else's: no recipe of ours
             if _SECTION.search(path.read_bytes()):
-                yield path.stem
+                # A stem such as `a.yaml` would be taken for a path.
+                yield path.stem if place_recipe(path.stem, root) == path else path.relative_to(root).as_posix()
 
 
 def _read_settings(name: str, root: Path) -> RetrainingSection:

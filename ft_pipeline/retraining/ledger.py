@@ -12,13 +12,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ft_pipeline.datasets.sources import without_credentials
-from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import fingerprint
 from ft_pipeline.recipe import DatasetSection
-from ft_pipeline.retraining.folder import recipe_folder
+from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 from ft_pipeline.stored_format import StoredFormat
 
 _BOOK = StoredFormat()
@@ -95,25 +94,26 @@ class Ledger:
         Raises:
             NewerFormat: a newer version has written it.
             ArtifactError: it does not read.
+            ResourceError: as of `told_of_folder`.
         """
-        try:
-            return _BOOK.read(self._path, Book)
-        except FileNotFoundError:
-            return Book()
-        except ValueError as err:
-            raise ArtifactError(
-                f"{self._path} does not read. Restore it from a backup, or remove it: then the data that is there now "
-                "counts as new and is trained on once more."
-            ) from err
+        with told_of_folder(self._path):
+            try:
+                return _BOOK.read(self._path, Book)
+            except FileNotFoundError:
+                return Book()
+            except ValueError as err:
+                raise ArtifactError(
+                    f"{self._path} does not read. Restore it from a backup, or remove it: then the data that is there "
+                    "now counts as new and is trained on once more."
+                ) from err
 
     def add(self, entry: Judged) -> None:
         """Write a verdict down, once for a run.
 
         Raises:
-            ArtifactError: as of `read`.
-            ResourceError: the disk is full or read-only.
+            ArtifactError, ResourceError: as of `read`.
         """
-        with told_of_disk(), lock_file(self._path.with_name(".ledger.lock")):
+        with told_of_folder(self._path), lock_file(self._path.with_name(".ledger.lock")):
             book = self.read()
             if any((known.run, known.data, known.outcome) == (entry.run, entry.data, entry.outcome)
                    for known in book.judged):  # fmt: skip

@@ -62,7 +62,7 @@ class Retrainer:
             is_patient: Files that are on their way are waited for; else the others are taken now.
 
         Raises:
-            ArtifactError: the ledger does not read.
+            ArtifactError: the ledger, or the content that was trained on last, does not read.
             DiskSpaceError: there is no room for a copy of what lies elsewhere.
         """
         try:
@@ -70,7 +70,8 @@ class Retrainer:
         except SourceError as err:
             return Rest(f"the data cannot be looked at: {err}")
         content, book = Content.of(arrivals.files), self._ledger.read()
-        before = self._contents.find(book.last_trained.data) if book.last_trained else None
+        last = book.last_trained
+        before = self._contents.find(last.data) if last else None
         live, contract = self._find_live(), hash_contract(self._recipe.dataset)
         situation = Situation(
             now=now,
@@ -89,10 +90,9 @@ class Retrainer:
         if isinstance(decision, Rest):
             return decision
         self._contents.write(content)
-        kept = [content, before] if before else [content]
-        self._rows.keep_only({file for one in kept for file in one.all_files})
+        self._rows.keep_only(content.all_files | (before.all_files if before else set()))
         waiting = [run.data for run in started[-_CONTENTS_KEPT:]]
-        self._contents.keep_only([*(one.digest for one in kept), *waiting, *live])
+        self._contents.keep_only([content.digest, *([last.data] if last else []), *waiting, *live])
         return Due(content.digest, contract, decision.attempt, decision.reason)
 
     def _find_live(self) -> dict[str, str]:
@@ -103,17 +103,15 @@ class Retrainer:
     def _count_new_rows(self, files: Sequence[SourceFile], before: Content | None) -> int:
         """Rows of a file that is gone and that no look has seen are not known, and count as never trained on."""
         old = before.training_files if before else set()
-        now = {(file.sha256, file.kind): file for file in files if file.set == TRAINING_SET}
-        known = [self._rows.find(*file) for file in old]
-        return count_new(
-            [self._rows.read(now[file]).hashes for file in now.keys() - old], [rows.hashes for rows in known if rows]
-        )
+        now = {file.rows_key: file for file in files if file.set == TRAINING_SET}
+        found = [self._rows.read(now[rows_key]) for rows_key in now.keys() - old]
+        known = [rows for rows_key in old if (rows := self._rows.find(rows_key))]
+        return count_new([rows.hashes for rows in found], [rows.hashes for rows in known])
 
 
 def _find_waited(arrivals: Arrivals, before: Content | None, now: datetime) -> timedelta:
     """For how long the oldest file has been there that was not trained on."""
-    known = {(file.set, file.sha256) for file in before.files} if before else set()
-    times = [
-        at for file, at in zip(arrivals.files, arrivals.changed_at, strict=True) if (file.set, file.sha256) not in known
-    ]
+    known = {(file.set, file.rows_key) for file in before.files} if before else set()
+    files = zip(arrivals.files, arrivals.changed_at, strict=True)
+    times = [at for file, at in files if (file.set, file.rows_key) not in known]
     return timedelta(seconds=abs(now.timestamp() - min(times))) if times else timedelta()

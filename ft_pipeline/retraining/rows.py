@@ -1,6 +1,9 @@
 """Which rows a file has: a hash of 8 bytes for each, kept in the store, so that new rows are told from old ones.
 
-<store>/_retraining/<recipe>/rows/<sha256>-<kind>.npz
+<store>/_retraining/<recipe>/rows/<sha256>-<kind>[.<compression>][-v<version>].npz
+
+These are a cache, so none is upgraded: one that another version has written otherwise has another name and is not
+looked for.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +26,13 @@ from ft_pipeline.datasets.readers import READERS
 from ft_pipeline.datasets.readers.batch import Batch, Record
 from ft_pipeline.datasets.sources import SourceFile
 from ft_pipeline.datasets.sources.open import open_rows
-from ft_pipeline.disk_space import told_of_disk
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import SourceError
-from ft_pipeline.retraining.folder import recipe_folder
+from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 
 _SUFFIX = ".npz"
+# Of what is noted otherwise than in the first version, whose names say none.
+_VERSIONS = {"csv": "-v2"}
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,27 @@ class Rows:
 
     Attributes:
         hashes: One for each row.
-        ends_whole: The last row can be read.
+        ends_whole: Nothing says that the last row goes on.
         fault: Why the file cannot be read to its end; empty if it can.
     """
 
     hashes: NDArray[np.uint64]
     ends_whole: bool
     fault: str = ""
+
+
+class _Lines:
+    """The lines of a stream, and whether the last one that was read ends with a line break."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.is_ended = True
+
+    def readline(self, limit: int) -> bytes:
+        line = self._stream.readline(limit)
+        if line:
+            self.is_ended = line.endswith(b"\n")
+        return line
 
 
 class RowFolder:
@@ -64,37 +83,46 @@ class RowFolder:
 
         Raises:
             OSError: it is gone, or the disk does not give it.
-            ResourceError: the disk is full or read-only.
+            ResourceError, ArtifactError: as of `told_of_folder`.
         """
-        known = self.find(source.sha256, source.kind)
+        known = self.find(source.rows_key)
         if known is None:
             known = _read_rows(source)
-            if not is_same():
+            # A fault is told by who reads the file now: another version may have none with it.
+            if known.fault or not is_same():
                 return known
             content = io.BytesIO()
-            np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole, fault=known.fault)
-            with told_of_disk():
-                write_file(self._path(source.sha256, source.kind), content.getvalue())
+            np.savez(content, hashes=known.hashes, ends_whole=known.ends_whole)
+            path = self._path(source.rows_key)
+            with told_of_folder(path):
+                write_file(path, content.getvalue())
         return known
 
-    def find(self, sha256: str, kind: str) -> Rows | None:
-        """The rows of a file that was read before; None if it was not, or what is kept of it does not read."""
+    def find(self, rows_key: tuple[str, str]) -> Rows | None:
+        """The rows of a file that was read before; None if it was not, or what is kept of it does not read.
+
+        Args:
+            rows_key: The file's `SourceFile.rows_key`.
+        """
         try:
-            content = io.BytesIO(self._path(sha256, kind).read_bytes())
+            content = io.BytesIO(self._path(rows_key).read_bytes())
             with np.load(content, allow_pickle=False) as found:
-                return Rows(found["hashes"], bool(found["ends_whole"]), str(found["fault"]))
+                if str(found.get("fault", "")):  # earlier versions kept it
+                    return None
+                return Rows(found["hashes"], bool(found["ends_whole"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def keep_only(self, wanted: Iterable[tuple[str, str]]) -> None:
-        """Forget all files but these, each by its hash and its kind."""
-        names = {self._path(*file).name for file in wanted}
+        """Forget all files but these, each by its `SourceFile.rows_key`."""
+        names = {self._path(rows_key).name for rows_key in wanted}
         for path in self._folder.glob(f"*{_SUFFIX}"):
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
-    def _path(self, sha256: str, kind: str) -> Path:
-        return self._folder / f"{sha256}-{kind}{_SUFFIX}"
+    def _path(self, rows_key: tuple[str, str]) -> Path:
+        sha256, encoding = rows_key
+        return self._folder / f"{sha256}-{encoding}{_VERSIONS.get(encoding, '')}{_SUFFIX}"
 
 
 def count_new(now: Iterable[NDArray[np.uint64]], before: Iterable[NDArray[np.uint64]]) -> int:
@@ -107,18 +135,21 @@ def _join(parts: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
 
 def _read_rows(source: SourceFile) -> Rows:
-    hashes, last, fault = bytearray(), Batch(), ""
+    hashes, last, fault, is_ended = bytearray(), Batch(), "", True
     try:
         with open_rows(source) as stream:
-            for batch in READERS[source.kind](stream, source.name):
+            lines = _Lines(stream)
+            taken = cast(BinaryIO, lines) if source.kind == "csv" else stream
+            for batch in READERS[source.kind](taken, source.name):
                 for row in _read_batch(batch):
                     hashes += hashlib.blake2b(row, digest_size=8).digest()
                 last = batch
+            is_ended = lines.is_ended
     except SourceError as err:
         if isinstance(err.__cause__, OSError) and err.__cause__.errno is not None:
             raise err.__cause__ from err  # of the machine, and gone by the next look; it says nothing of the bytes
         fault = str(err).removeprefix(f"{source.name}: ")
-    return Rows(np.frombuffer(bytes(hashes), np.uint64), _ends_whole(last), fault)
+    return Rows(np.frombuffer(bytes(hashes), np.uint64), is_ended and _ends_whole(last), fault)
 
 
 def _read_batch(batch: Batch) -> Iterator[bytes]:
@@ -130,21 +161,27 @@ def _read_batch(batch: Batch) -> Iterator[bytes]:
 
 
 def _show(record: Record) -> str:
+    """The row, whole; of one that cannot be read its text, which is cut."""
+    if record.fault:
+        return record.text
     try:
-        return record.text or json.dumps(record.value, sort_keys=True, default=str)
+        return json.dumps(record.value, sort_keys=True, default=str)
     except (TypeError, ValueError, RecursionError):  # keys of several types, or a row nested without end
         return record.show()
 
 
 def _ends_whole(last: Batch) -> bool:
-    """Whether the last row is one; a line of JSON that a line break ends was written to its end, whatever it says."""
+    """Whether the last row is one.
+
+    A line of JSON that a line break ends was written to its end, whatever it says. One without is whole as an object
+    alone: of a longer number, the beginning is one too. What a CSV row says never tells.
+    """
     if last.records:
         return last.records[-1].fault is None
     line = last.lines.rpartition(b"\n")[2].strip()
     if not line:
         return True
     try:
-        decode_json(line)
+        return isinstance(decode_json(line), dict)
     except RowFault:
         return False
-    return True

@@ -13,6 +13,7 @@ from ft_pipeline.operations.health import (
     count_needed_bytes,
     examine_disk,
     examine_locks,
+    examine_names,
     examine_ollama,
     examine_store,
 )
@@ -105,6 +106,18 @@ def test_a_disk_that_is_too_small_is_named(project: Path, tmp_path: Path, monkey
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     assert "make gc" in examine_disk(tmp_path, load_recipe(project / "recipes/demo.yaml"), project).fix
+
+
+def test_recipes_of_one_name_are_named(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    for file, name in {"a": "mine", "b": "other", "copy of a": "mine", "no name": "", "._a": "mine"}.items():
+        (tmp_path / f"recipes/{file}.yaml").write_text(f"name: {name}\n")
+    (tmp_path / "recipes/link.yaml").symlink_to("b.yaml")
+    found = examine_names(tmp_path, tmp_path / "recipes/a.yaml")
+    assert found.state.endswith(f"'mine' is that of {tmp_path}/recipes/a.yaml and {tmp_path}/recipes/copy of a.yaml")
+    assert found.fix
+    (tmp_path / "recipes/copy of a.yaml").unlink()
+    assert not examine_names(tmp_path, tmp_path / "recipes/a.yaml").fix
 
 
 def test_the_folder_of_locks_is_made_for_all_users(tmp_path: Path) -> None:

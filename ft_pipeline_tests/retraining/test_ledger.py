@@ -61,6 +61,13 @@ def test_a_book_of_a_newer_version_is_left_alone(ledger: Ledger, tmp_path: Path)
     assert path.read_text() == '{"format": 2, "judged": {}}'
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "_retraining").write_text("")
+    for use in (ledger.read, lambda: ledger.add(judged("a"))):
+        with pytest.raises(ArtifactError, match=r"_retraining.* cannot be used: .*Move away what is in its place"):
+            use()
+
+
 def test_a_book_that_does_not_read_says_what_to_do(ledger: Ledger, tmp_path: Path) -> None:
     path = tmp_path / "_retraining/mine/ledger.json"
     path.parent.mkdir(parents=True)

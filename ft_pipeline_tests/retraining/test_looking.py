@@ -2,83 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import os
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from ft_pipeline.errors import ArtifactError, RecipeError, SourceError
+from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining import arrivals
-from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
+from ft_pipeline.retraining.content import Content
 from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 from ft_pipeline.run import Run
-from ft_pipeline_tests.user_project import RECIPE, ROW, make_project
+from ft_pipeline_tests.retraining.looked_at import START, Project, project
+from ft_pipeline_tests.user_project import ROW
 
-START = datetime.now(UTC)
-
-
-class Project:
-    """A user's project whose recipe is retrained."""
-
-    def __init__(self, root: Path, **settings: Any) -> None:
-        self.root = root
-        self.store_root = root / "data/artifacts"
-        self.settings = settings
-        self.sources = ["data/*.jsonl"]
-        self.test_sets: dict[str, list[str]] = {}
-        self.started: list[StartedRun] = []
-        self.now = START
-        self.monkeypatch: pytest.MonkeyPatch
-
-    def write(self, name: str, rows: range) -> Path:
-        path = self.root / "data" / name
-        path.write_text("".join(ROW % (number, number) for number in rows))
-        return path
-
-    def look(self, *, is_patient: bool = True) -> Due | Rest:
-        """A look long after the last change, if `now` was not set."""
-        words = RECIPE | {
-            "retraining": self.settings,
-            "dataset": RECIPE["dataset"] | {"sources": self.sources, "test_sets": self.test_sets},
-        }
-        (self.root / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
-        recipe = load_recipe(self.root / "recipes/mine.yaml")
-        moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
-        return Retrainer(recipe, self.root, self.store_root).look(self.started, moment, is_patient=is_patient)
-
-    def due(self) -> Due:
-        found = self.look()
-        assert isinstance(found, Due), found
-        return found
-
-    def rest(self, *, is_patient: bool = True) -> str:
-        found = self.look(is_patient=is_patient)
-        assert isinstance(found, Rest), found
-        return found.reason
-
-    def train(self, data: str = "", run_id: str = "0-1") -> None:
-        """A run that comes to its end."""
-        run = Run(lambda: load_recipe(self.root / "recipes/mine.yaml"), self.root, self.store_root, [run_id], data)
-        run.pin()
-        run.judge("published", "v")
-        run.close()
-
-    def start(self, due: Due, state: RunState, run_id: str = "0-1", ended: datetime | None = None) -> None:
-        self.started.append(StartedRun(run_id, due.data, state, ended))
-
-
-@pytest.fixture
-def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    found = Project(make_project(tmp_path / "root", tiny_base, monkeypatch))
-    found.monkeypatch = monkeypatch
-    return found
+__all__ = ["project"]
 
 
 def test_files_that_came_together_start_one_run(project: Project) -> None:
@@ -170,20 +111,37 @@ def test_rows_that_were_trained_on_are_not_new_in_another_file(project: Project)
     assert project.rest() == "0 new training rows, retraining.min_new_rows is 1"
 
 
-def test_a_half_written_row_is_waited_for_and_then_taken_as_it_is(project: Project) -> None:
-    path = project.write("new.jsonl", range(100, 110))
-    path.write_text(path.read_text()[:-9])
-    project.now = datetime.now(UTC) + timedelta(minutes=30)
-    assert project.rest() == "waits for files that are on their way: data/new.jsonl ends in the middle of a row"
-    project.now += timedelta(hours=1)
-    assert project.due().reason == "30 new rows in 2 files"
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_copy_that_comes_or_goes_while_a_run_is_queued_is_no_other_content(project: Project, *, comes: bool) -> None:
+    rows, copy = project.root / "data/rows.jsonl", project.root / "data/copy.jsonl"
+    if not comes:
+        shutil.copy(rows, copy)
+    due = project.due()
+    if comes:
+        shutil.copy(rows, copy)
+    else:
+        copy.unlink()
+    project.train(due.data)
+    assert "nothing new: run 0-1 was trained on this data" in project.rest()
+    project.settings["min_new_rows"] = 10
+    project.write("more.jsonl", range(100, 105))
+    assert project.rest() == "5 new training rows, retraining.min_new_rows is 10"
 
 
-def test_an_archive_that_was_cut_off_is_never_taken(project: Project) -> None:
-    whole = gzip.compress("".join(ROW % (number, number) for number in range(100, 200)).encode())
-    (project.root / "data/new.jsonl.gz").write_bytes(whole[:-20])
-    project.sources = ["data"]
-    assert "left out: data/new.jsonl.gz is truncated" in project.due().reason
+def test_data_with_a_copy_that_an_earlier_version_was_trained_on_does_not_count_as_new(project: Project) -> None:
+    project.settings["min_new_rows"] = 5
+    shutil.copy(project.root / "data/rows.jsonl", project.root / "data/copy.jsonl")
+    project.train(project.due().data)
+    folder = project.store_root / "_retraining/mine"
+    (content,) = (folder / "contents").iterdir()
+    earlier = Content.model_validate_json(content.read_bytes()).digest_of_format_0
+    content.rename(content.with_stem(earlier))
+    ledger = folder / "ledger.json"
+    ledger.write_text(ledger.read_text().replace(content.stem, earlier))
+    assert project.rest() == "0 new training rows, retraining.min_new_rows is 5"
+    project.write("more.jsonl", range(100, 105))
+    for _ in range(2):  # what a look keeps is enough for the next one
+        assert project.due().reason == "5 new rows in 3 files"
 
 
 def test_too_few_new_rows_wait_for_more(project: Project) -> None:
@@ -329,19 +287,3 @@ def test_a_run_for_data_that_nobody_has_seen_is_refused(project: Project, data: 
     run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=data)
     with pytest.raises(ArtifactError, match=r"content"):
         run.pin()
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "words"),
-    [
-        ("cron", "every night", "a cron expression has five fields"),
-        ("cron", "61 * * * *", "a cron expression has five fields"),
-        ("cron", "@daily", "a cron expression has five fields"),
-        ("timezone", "Mars/Olympus", "no time zone is called 'Mars/Olympus'"),
-        ("replay_share", 1.5, "less than or equal to 1"),
-    ],
-)
-def test_a_wrong_setting_is_refused_with_its_rule(project: Project, field: str, value: Any, words: str) -> None:
-    project.settings[field] = value
-    with pytest.raises(RecipeError, match=words):
-        project.look()

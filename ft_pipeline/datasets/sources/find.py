@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,19 +22,63 @@ _OF_THE_HUB = ("revision", "subset", "split")
 
 
 @dataclass(frozen=True)
+class SourceFault:
+    """Why a source, or something in it, cannot be used.
+
+    Attributes:
+        set: `train`, or the name of a test set.
+        sentence: Which one and why, for people.
+        is_of_entry: It is of one file or folder of this machine; what else the source stands for was found.
+    """
+
+    set: str
+    sentence: str
+    is_of_entry: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a recipe's sources stand for.
+
+    Attributes:
+        files: In the order of set and content hash. That order, and so all that is made of the files, does not change
+            when a file is touched or renamed.
+    """
+
+    files: tuple[SourceFile, ...]
+    faults: tuple[SourceFault, ...]
+
+
+@dataclass(frozen=True)
 class _Place:
     """A file that was found and is not looked into yet."""
 
     name: str
     get: Callable[[], Copy]
+    is_local: bool = False
 
 
-def find_sources(
-    section: DatasetSection, root: Path, downloads: Path, hash_of: HashOf = hash_file
-) -> tuple[SourceFile, ...]:
-    """All files of the recipe's sources and test sets, in the order of set and content hash.
+def find_sources(section: DatasetSection, root: Path, downloads: Path) -> tuple[SourceFile, ...]:
+    """All files of the recipe's sources and test sets, as of `search_sources`.
 
-    That order, and so all that is made of the files, does not change when a file is touched or renamed.
+    Raises:
+        SourceError: a source stands for no file, or a file is outside the allowed roots, unreadable, no plain file, or
+            of an unknown suffix; all faults are named.
+        DiskSpaceError: there is no room for a copy.
+    """
+    found = search_sources(section, root, downloads)
+    raise_faults(found.faults)
+    return found.files
+
+
+def raise_faults(faults: Iterable[SourceFault]) -> None:
+    """Raise a `SourceError` that names all faults, if there are any."""
+    if lines := [f"{fault.sentence} ({fault.set})" for fault in faults]:
+        raise SourceError("\n".join(["the recipe's data sources cannot be used:", *lines]))
+
+
+def search_sources(section: DatasetSection, root: Path, downloads: Path, hash_of: HashOf = hash_file) -> Found:
+    """All files of the recipe's sources and test sets that can be used, and what is wrong with the others.
 
     Args:
         root: The project's folder.
@@ -42,8 +86,6 @@ def find_sources(
         hash_of: Gives a file's SHA-256.
 
     Raises:
-        SourceError: a source stands for no file, or a file is outside the allowed roots, unreadable, no plain file, or
-            of an unknown suffix; all faults are named.
         DiskSpaceError: there is no room for a copy.
     """
     finder = _Finder(section, root, downloads, hash_of)
@@ -51,9 +93,8 @@ def find_sources(
     for set_name, sources in named.items():
         for source in sources:
             finder.add(set_name, SourceSection(path=source) if isinstance(source, str) else source)
-    if finder.faults:
-        raise SourceError("\n".join(["the recipe's data sources cannot be used:", *dict.fromkeys(finder.faults)]))
-    return tuple(sorted(finder.found.values(), key=lambda source: (source.set, source.sha256, source.name)))
+    files = sorted(finder.found.values(), key=lambda source: (source.set, source.sha256, source.name))
+    return Found(tuple(files), tuple(dict.fromkeys(finder.faults)))
 
 
 class _Finder:
@@ -61,7 +102,7 @@ class _Finder:
 
     def __init__(self, section: DatasetSection, root: Path, downloads: Path, hash_of: HashOf) -> None:
         self.found: dict[tuple[str, Path], SourceFile] = {}
-        self.faults: list[str] = []
+        self.faults: list[SourceFault] = []
         self._section = section
         self._root = root
         self._downloads = downloads
@@ -72,18 +113,20 @@ class _Finder:
     def add(self, set_name: str, source: SourceSection) -> None:
         """Find the files of one source."""
         try:
-            places = list(self._places(source))
+            places = list(self._places(set_name, source))
         except SourceError as err:
-            self.faults.append(f"{err} ({set_name})")
+            self.faults.append(SourceFault(set_name, str(err), is_of_entry=False))
             return
         for place in places:
             try:
                 split_suffix(place.name)
-                self._keep(set_name, source, place.name, place.get())
+                copy = place.get()
             except SourceError as err:
-                self.faults.append(f"{err} ({set_name})")
+                self.faults.append(SourceFault(set_name, str(err), is_of_entry=place.is_local))
+            else:
+                self._keep(set_name, source, place.name, copy)
 
-    def _places(self, source: SourceSection) -> Iterator[_Place]:
+    def _places(self, set_name: str, source: SourceSection) -> Iterator[_Place]:
         if source.path.lower().startswith("hf://"):
             _require_unset(source, "subset", "split")
             remote = expand_hub_files(source, self._prefixes, self._downloads)
@@ -97,8 +140,11 @@ class _Finder:
             yield _Place(split.url.shown, partial(split.fetch, self._downloads, self._hash_of))
         else:
             _require_unset(source, *_OF_THE_HUB)
-            for path in expand_local(source.path, self._root, self._folders):
-                yield _Place(self._local_name(path), partial(_read, path, self._folders, self._hash_of))
+            paths, faults = expand_local(source.path, self._root, self._folders)
+            self.faults += [SourceFault(set_name, fault, is_of_entry=True) for fault in faults]
+            for path in paths:
+                get = partial(_read, path, self._folders, self._hash_of)
+                yield _Place(self._local_name(path), get, is_local=True)
 
     def _local_name(self, path: Path) -> str:
         return shown(path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else str(path))
@@ -115,7 +161,8 @@ class _Finder:
         )
         before = self.found.setdefault((set_name, copy.path), found)
         if (before.format, before.columns) != (found.format, found.columns):
-            raise SourceError(f"{name}: is named twice, with two formats or columns. Leave one out")
+            sentence = f"{name}: is named twice, with two formats or columns. Leave one out"
+            self.faults.append(SourceFault(set_name, sentence, is_of_entry=False))
 
 
 def _read(path: Path, allowed: Sequence[Path], hash_of: HashOf) -> Copy:

@@ -13,18 +13,21 @@ from ft_pipeline.datasets.sources.urls import check_url, is_half_url
 from ft_pipeline.errors import SourceError
 
 
-def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
+def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """All files that a path or pattern stands for, sorted; hidden ones only where the pattern names them.
 
+    Returns:
+        The files, and what is wrong with folders beside them, unreadable or outside the allowed roots.
+
     Raises:
-        SourceError: nothing matches, the pattern is unusable, or a folder is unreadable or outside the allowed roots.
+        SourceError: nothing matches, the pattern is unusable, or its own folder is outside the allowed roots.
     """
     if is_half_url(pattern):
         check_url(pattern)  # which refuses it
     try:
         path = root / pattern
         if os.path.lexists(path):
-            return _walk(path, allowed) if path.is_dir() else [path]
+            return _walk(path, allowed) if path.is_dir() else ([path], [])
         if not glob.has_magic(pattern):
             raise SourceError(f"{shown(pattern)}: matches no file below {root}. Put one there or fix the path")
         found = _glob(pattern, root, allowed)
@@ -32,7 +35,7 @@ def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path
         raise SourceError(f"{shown(pattern)}: is no usable path or pattern: {reason(err)}") from err
     if not found:
         raise SourceError(f"{shown(pattern)}: matches no file below {root}. Put a file there or fix the pattern")
-    return found
+    return found, []
 
 
 def resolve_local(path: Path, allowed: Sequence[Path]) -> Path:
@@ -90,7 +93,7 @@ def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _walk(folder: Path, allowed: Sequence[Path]) -> list[Path]:
+def _walk(folder: Path, allowed: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """Files with a known suffix below a folder. Links to folders are followed, each folder once."""
     _require_allowed(folder, folder.resolve(strict=True), allowed)
     faults: list[str] = []
@@ -104,11 +107,10 @@ def _walk(folder: Path, allowed: Sequence[Path]) -> list[Path]:
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place, name) for name in files if not name.startswith(".") and find_suffix(name)]
-    if not found and not faults:
-        faults.append(f"{shown(str(folder))}: has no file with a known suffix below it (e.g. .jsonl). Put one there")
-    if faults:
-        raise SourceError("\n".join(faults))
-    return sorted(found)
+    if not found:
+        nothing = f"{shown(str(folder))}: has no file with a known suffix below it (e.g. .jsonl). Put one there"
+        raise SourceError("\n".join(faults or [nothing]))
+    return sorted(found), faults
 
 
 def _enter(folder: Path, seen: set[tuple[int, int]], allowed: Sequence[Path], faults: list[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ft_pipeline.datasets.sources.suffixes import split_suffix
+from ft_pipeline.datasets.sources.suffixes import find_encoding, split_suffix
 from ft_pipeline.fingerprint import fingerprint
 
 TRAINING_SET = "train"
@@ -45,6 +45,11 @@ class SourceFile:
     def kind(self) -> str:
         """What the file holds, decompressed: `jsonl`, `json`, `csv` or `parquet`."""
         return split_suffix(self.name)[0]
+
+    @property
+    def rows_key(self) -> tuple[str, str]:
+        """What its rows hang on: its hash, and how its bytes become rows, e.g. `csv.gz`."""
+        return self.sha256, find_encoding(self.name)
 
 
 def shown(text: str) -> str:

@@ -29,6 +29,15 @@ def find_suffix(name: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
+def find_encoding(name: str) -> str:
+    """How the bytes of a file become rows, by its name: its kind and, after a dot, its compression, e.g. `csv.gz`.
+
+    Raises:
+        SourceError: as of `split_suffix`.
+    """
+    return ".".join(filter(None, split_suffix(name)))
+
+
 def split_suffix(name: str) -> tuple[str, str | None]:
     """Kind (`jsonl`, `json`, `csv`, `parquet`) and compression (`gz`, `zst` or None) of a file's name or a URL.
 
