@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ft_pipeline.datasets.sources.redaction import hide_credentials
 from ft_pipeline.errors import RecipeError
 from ft_pipeline.recipe import Recipe
 
@@ -199,5 +200,5 @@ def _field_names(model: type[BaseModel], location: _Location) -> list[str]:
 
 
 def _shown(value: Any, limit: int = 80) -> str:
-    text = repr(value)
+    text = hide_credentials(repr(value))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

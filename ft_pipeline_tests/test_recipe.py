@@ -51,6 +51,16 @@ def test_a_wrong_value_is_named_with_line_rule_and_value(tmp_path: Path) -> None
         _load(tmp_path, GOOD.replace("rank: 8", "rank: 0"))
 
 
+@pytest.mark.parametrize(
+    "source", ["s3://KEY:SECRETPART/SECRETPART@rows/a.jsonl", "https://x.test/a.jsonl?sig=SECRETPART"]
+)
+def test_a_wrong_source_is_shown_without_its_credentials(tmp_path: Path, source: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        _load(tmp_path, GOOD, {"dataset.sources": [{"path": source, "format": 7}, {"route": source}]})
+    assert "format" in str(caught.value)
+    assert "SECRETPART" not in str(caught.value)
+
+
 def test_all_wrong_fields_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         _load(tmp_path, GOOD.replace("name: mine", "nme: mine").replace("rank: 8", "rank: eight"))

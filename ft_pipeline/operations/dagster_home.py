@@ -144,7 +144,11 @@ def _examine_postgres(settings: Mapping[str, Any], read_variable: Callable[[str]
 
 def _examine_server(url: str) -> Finding:
     psycopg2 = importlib.import_module("psycopg2")  # of the extra: it need not be there for the types
-    place = url.rpartition("@")[2].partition("?")[0] or url.partition("://")[2]
+    user, _, place = url.partition("://")[2].rpartition("@")
+    place = place.partition("?")[0]
+    if {"/", "?", "#"}.intersection(user):  # libpq would take a part of the password for a port, and quote it
+        fix = "write a / before the @ as %2F, a ? as %3F, a # as %23"
+        return Finding("Dagster's storage", f"PostgreSQL at {place}: user or password is not escaped", fix)
     try:
         connection = psycopg2.connect(url, connect_timeout=_ANSWER_SECONDS)
     except psycopg2.Error as err:

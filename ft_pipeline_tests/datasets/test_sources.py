@@ -180,3 +180,10 @@ def test_fields_of_the_hub_are_refused_for_other_sources(tmp_path: Path) -> None
     section = DatasetSection.model_validate({"sources": [{"path": "data/a.jsonl", "split": "test"}]})
     with pytest.raises(SourceError, match=r"data/a.jsonl: split can be given only for data sets of the Hub"):
         _find(tmp_path, section)
+
+
+def test_a_source_with_fields_of_the_hub_is_shown_without_its_credentials(tmp_path: Path) -> None:
+    source = {"path": "https://user:SECRETPART@x.test/a.jsonl", "split": "test"}
+    with pytest.raises(SourceError, match=r"x\.test/a\.jsonl: split can be given only") as caught:
+        _find(tmp_path, DatasetSection.model_validate({"sources": [source]}))
+    assert "SECRETPART" not in str(caught.value)

@@ -70,6 +70,7 @@ def test_a_setting_that_the_pipeline_counts_on_is_named_with_its_reason(
         ("postgresql://dagster:secret@127.0.0.1/dagster", "must begin with postgresql+psycopg2://"),
         ("secret", "must begin with postgresql+psycopg2://"),
         ("postgresql+psycopg2://dagster:secret@127.0.0.1:1/dagster", "start it, or mend the URL"),
+        ("postgresql+psycopg2://dagster:secret/secret@127.0.0.1:1/dagster", "a / before the @ as %2F"),
     ],
 )
 def test_a_database_that_dagster_cannot_use_is_named_without_its_password(

@@ -14,6 +14,7 @@ from ft_pipeline.datasets.sources.local import expand_local, reason, resolve_loc
 from ft_pipeline.datasets.sources.remote import expand_remote
 from ft_pipeline.datasets.sources.source_file import TRAINING_SET, SourceFile, shown
 from ft_pipeline.datasets.sources.suffixes import split_suffix
+from ft_pipeline.datasets.sources.urls import is_url, split_url
 from ft_pipeline.errors import SourceError
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.recipe import DatasetSection, SourceSection
@@ -175,4 +176,5 @@ def _read(path: Path, allowed: Sequence[Path], hash_of: HashOf) -> Copy:
 
 def _require_unset(source: SourceSection, *fields: str) -> None:
     if given := sorted(source.model_fields_set & set(fields)):
-        raise SourceError(f"{shown(source.path)}: {', '.join(given)} can be given only for data sets of the Hub")
+        path = split_url(source.path).shown if is_url(source.path) else shown(source.path)
+        raise SourceError(f"{path}: {', '.join(given)} can be given only for data sets of the Hub")
