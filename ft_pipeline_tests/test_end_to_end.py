@@ -184,6 +184,7 @@ def test_a_model_that_was_trained_on_shuffled_labels_is_caught_and_not_published
     assert "worse" in state.history[-1].reason
 
 
+@pytest.mark.long
 def test_a_rollback_restores_the_earlier_champion_to_the_byte(demo: Instance) -> None:
     published = demo.home / "published" / "demo"
     first, files = read_champion(alias_folder(demo.store.root), "demo"), read_sums(published)

@@ -18,7 +18,7 @@ from ft_pipeline.run import Run
 from ft_pipeline_tests.dagster_server import list_processes, serve, wait_until
 from ft_pipeline_tests.user_project import make_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 # The second of these is in the pool; the first waits for whoever builds it.
 _SELECTION = ("raw_dataset", "trained_adapter")
 _BEGUN, _WAITS = r"Executing steps in process", "waits for another process that builds raw_dataset"

@@ -119,6 +119,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @slow
 @both_backends
 def test_a_saved_adapter_merges_into_the_model_that_was_trained(backend: str, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_it_ends_the_training_and_keeps_the_best_adapter(tiny_base: Path, tmp_pa
     assert outcome["figures"]["held_out_loss"] == pytest.approx(min(tried), rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["second", "last"])
 def test_a_run_cancelled_in_an_evaluation_ends_as_an_undisturbed_one(
     undisturbed: tuple[TrainRequest, dict[str, Any]], tiny_base: Path, tmp_path: Path, which: str
@@ -66,6 +67,7 @@ def test_a_run_cancelled_in_an_evaluation_ends_as_an_undisturbed_one(
         assert outcome["figures"][name] == undisturbed[1][name]
 
 
+@pytest.mark.long
 def test_a_run_killed_before_the_artifact_knows_its_steps_when_it_goes_on(tiny_base: Path, tmp_path: Path) -> None:
     request = make_request(tmp_path, tiny_base, _DIVERGING)
     assert start(request, "die_before_the_artifact").finish()["status"] == -signal.SIGKILL

@@ -246,6 +246,7 @@ def test_a_training_on_a_cpu_measures_it_at_its_end(backend: str, project: Path,
     assert _largest_difference(*measured) < 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_4_bit_base_gives_about_what_the_merged_model_does(project: Path, tmp_path: Path) -> None:
     found, wanted = _train(tmp_path, project / "data" / "base_model", "cpu")

@@ -101,6 +101,7 @@ def test_gradients_go_through_the_noise() -> None:
     assert model.embeddings.weight.grad[0].eq(3).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_with_noise_has_the_same_losses_in_smaller_micro_batches(tiny_base: Path, tmp_path: Path) -> None:
     settings = {"neftune_noise_alpha": 50.0, "lora": {"rank": 8, "alpha": 16}}

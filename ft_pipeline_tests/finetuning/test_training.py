@@ -82,6 +82,7 @@ def test_a_cancelled_run_keeps_a_checkpoint_and_goes_on(
     assert (request.out_dir / _ADAPTER).read_bytes() == undisturbed[0]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_fingerprint_is_not_taken(tiny_base: Path, tmp_path: Path) -> None:
     request = make_request(tmp_path, tiny_base, {})
     run = start(request)
@@ -92,6 +93,7 @@ def test_a_checkpoint_of_another_fingerprint_is_not_taken(tiny_base: Path, tmp_p
     assert "goes on after step" not in outcome["said"]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_optimizer_is_passed_over_with_one_warning(
     undisturbed: tuple[bytes, dict[str, object], Path], tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_plain_backend_takes_every_planned_step_and_leaves_checkpoints(
     assert f"step-{figures['steps']:08}" in checkpoints
 
 
+@pytest.mark.long
 def test_a_run_of_the_plain_backend_killed_at_any_step_ends_with_the_same_adapter(
     undisturbed: tuple[Path, dict[str, Any]], tiny_base: Path, tmp_path: Path
 ) -> None:

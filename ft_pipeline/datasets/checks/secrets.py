@@ -12,13 +12,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import polars as pl
-
-_content = pl.col("content")
 # Every format below has so many characters in a row, or one of these words.
-SECRET_GATE = _content.str.contains("[0-9A-Za-z_-]{20}|[0-9A-Za-z/+]{40}") | _content.str.contains(
-    "PRIVATE KEY|PuTTY-User-Key-File|://|xox|eyJ"
-)
+SECRET_GATES = ("[0-9A-Za-z_-]{20}|[0-9A-Za-z/+]{40}", "PRIVATE KEY|PuTTY-User-Key-File|://|xox|eyJ")
 # Of a plugin's match the group that is the secret, and 0 for all of it.
 _PLUGINS = (
     ("aws", "AWSKeyDetector", 1),

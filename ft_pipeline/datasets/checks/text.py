@@ -17,7 +17,7 @@ from ft_pipeline.datasets.checks.personal import (
     hide_card_numbers,
     hide_emails,
 )
-from ft_pipeline.datasets.checks.secrets import SECRET_GATE, has_secret, hide_secrets
+from ft_pipeline.datasets.checks.secrets import SECRET_GATES, has_secret, hide_secrets
 
 _BOM = "\ufeff"
 _NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
@@ -65,7 +65,9 @@ TEXT_CHECKS: dict[str, TextCheck] = {
         mend=lambda text: unicodedata.normalize("NFC", text),
     ),
     "replacement_character": TextCheck(~_is_ascii & _content.str.contains("\ufffd", literal=True)),
-    "secret": TextCheck(SECRET_GATE, confirm=has_secret, mend=hide_secrets),
+    "secret": TextCheck(
+        pl.any_horizontal(map(_content.str.contains, SECRET_GATES)), confirm=has_secret, mend=hide_secrets
+    ),
     "email": TextCheck(EMAIL_GATE, confirm=has_email, mend=hide_emails),
     "card_number": TextCheck(CARD_GATE, confirm=has_card_number, mend=hide_card_numbers),
 }
