@@ -58,7 +58,7 @@ class Hit:
     seconds: float
 
 
-def draw(seed: int, number: int, seconds: Mapping[str, float], whole_every: int = 25) -> Moment:
+def draw(seed: int, number: int, seconds: Mapping[str, float], whole_every: int = 10) -> Moment:
     """The n-th moment: any second of an undisturbed run is as likely as any other."""
     dice = random.Random(f"{seed} {number}")
     stage = dice.choices(list(seconds), list(seconds.values()))[0]
