@@ -132,7 +132,7 @@ class Run:
         record = RunRecord(
             # No later stage of the run asks for the sources again.
             recipe=recipe.model_copy(update={"dataset": without_credentials(recipe.dataset)}),
-            data=tuple((source.set, source.sha256, source.layout) for source in sources),
+            data=tuple(source.key for source in sources),
             base=base,
             generations=self._folder.generations(),
             began_at=self._folder.next_moment(),

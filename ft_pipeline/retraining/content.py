@@ -40,6 +40,11 @@ class ContentFile(BaseModel):
     name: str
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """As of `SourceFile`."""
+        return self.set, self.sha256, self.layout
+
+    @property
     def rows_key(self) -> tuple[str, str]:
         """As of `SourceFile`."""
         return self.sha256, find_encoding(self.name)
@@ -65,12 +70,12 @@ class Content(BaseModel):
     @property
     def digest(self) -> str:
         """What identifies it, however its files are called, whenever they were touched and however often copied."""
-        return digest_of(self._keys)
+        return digest_of(file.key for file in self.files)
 
     @property
     def digest_of_format_0(self) -> str:
         """What identified it then: each copy of a file counted."""
-        return _hash_files(self._keys)
+        return _hash_files(file.key for file in self.files)
 
     @property
     def training_files(self) -> set[tuple[str, str]]:
@@ -82,19 +87,15 @@ class Content(BaseModel):
         """The `rows_key` of each file."""
         return {file.rows_key for file in self.files}
 
-    @property
-    def _keys(self) -> list[tuple[str, str, str]]:
-        return [(file.set, file.sha256, file.layout) for file in self.files]
-
     def take(self, found: Found) -> tuple[SourceFile, ...]:
         """Those of the files that belong to it; what is wrong with others does not matter.
 
         Raises:
             SourceError: one is gone or has changed since.
         """
-        wanted = {(file.set, file.sha256, file.layout): file.name for file in self.files}
-        taken = tuple(source for source in found.files if (source.set, source.sha256, source.layout) in wanted)
-        missing = sorted(wanted[file] for file in wanted.keys() - {(s.set, s.sha256, s.layout) for s in taken})
+        wanted = {file.key: file.name for file in self.files}
+        taken = tuple(source for source in found.files if source.key in wanted)
+        missing = sorted(wanted[key] for key in wanted.keys() - {source.key for source in taken})
         if missing:
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             faults = [f" ({fault.sentence})" for fault in found.faults[:_SHOWN]]

@@ -47,6 +47,11 @@ class SourceFile:
         return split_suffix(self.name)[0]
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is as a part of a data set, whatever it is called: set, SHA-256 and layout."""
+        return self.set, self.sha256, self.layout
+
+    @property
     def rows_key(self) -> tuple[str, str]:
         """What its rows hang on: its hash, and how its bytes become rows, e.g. `csv.gz`."""
         return self.sha256, find_encoding(self.name)
