@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.listing import name_some
 from ft_pipeline.merging.adapter import Adapter
 from ft_pipeline.merging.adapter_config import CONFIG_FILE, LoraConfig
 from ft_pipeline.merging.shards import Shards
@@ -62,10 +63,9 @@ def require_complete(adapter: Adapter, base: Shards, layers: int | None, shared_
         for name in _list_missing(module, adapter, is_target=_is_target(module, adapter.config, by_pattern=by_pattern))
     ]
     if missing:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise ConversionError(
             f"an adapter must hold all that its {CONFIG_FILE} says was trained (target_modules, modules_to_save, bias, "
-            f"lora_bias); {adapter.folder} lacks {', '.join(missing[:_SHOWN])}{more}. Save or fetch it again."
+            f"lora_bias); {adapter.folder} lacks {name_some(missing, _SHOWN)}. Save or fetch it again."
         )
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ft_pipeline.base_model import TOKENIZER_FILES, copy_tokenizer, read_config
 from ft_pipeline.errors import BaseModelError
 from ft_pipeline.finetuning.architecture import read_architecture
+from ft_pipeline.listing import name_some
 from ft_pipeline.merging.adapter import Adapter, fit_adapter, read_adapter
 from ft_pipeline.merging.beside import Arrivals, running_beside
 from ft_pipeline.merging.complete import require_complete
@@ -201,10 +202,9 @@ def _require_whole(base: Shards, config: Mapping[str, Any]) -> None:
         # A family that is not trained here: its logits cannot be compared if it lacks something, which is told.
         return
     if missing := [name for name, found in find_names(wanted, base.shapes).items() if found is None]:
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise BaseModelError(
             f"a base must hold all weights of its architecture; {base.folder} lacks "
-            f"{', '.join(missing[:_SHOWN])}{more}. Fetch it again."
+            f"{name_some(missing, _SHOWN)}. Fetch it again."
         )
 
 

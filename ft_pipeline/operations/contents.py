@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from ft_pipeline.artifact import FileRecord
 from ft_pipeline.containment import is_below
+from ft_pipeline.listing import name_some
 from ft_pipeline.store_names import ASSET_FORM, FINGERPRINT_FORM
 
 CONTENTS = "backup.json"
@@ -42,10 +43,9 @@ class Contents(BaseModel):
     def _require_names(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         wrong = [name for name in files if not is_to_save(name)]
         if wrong:
-            more = f" and {len(wrong) - _SHOWN_NAMES} more" if len(wrong) > _SHOWN_NAMES else ""
             raise ValueError(
                 f"a file must be <asset>/<fingerprint>/<name>, or <name>.json below {' or '.join(RECORDS)}, got "
-                f"{', '.join(map(repr, wrong[:_SHOWN_NAMES]))}{more}"
+                f"{name_some([repr(name) for name in wrong], _SHOWN_NAMES)}"
             )
         return files
 

@@ -15,6 +15,7 @@ from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.architecture import Architecture, read_architecture
 from ft_pipeline.finetuning.disk_need import count_disk_bytes
 from ft_pipeline.finetuning.lease import make_lock_folder
+from ft_pipeline.listing import name_some
 from ft_pipeline.operations.backup_folder import read_last_backup
 from ft_pipeline.operations.finding import Finding
 from ft_pipeline.publishing.alias import alias_folder, list_recipes, read_state
@@ -108,9 +109,8 @@ def examine_ollama(recipe: Recipe) -> Finding:
 
 
 def _describe_strangers(strangers: list[Path], store_root: Path) -> Finding:
-    names = ", ".join(str(path.relative_to(store_root)) for path in strangers[:_SHOWN_STRANGERS])
-    more = f" and {len(strangers) - _SHOWN_STRANGERS} more" if len(strangers) > _SHOWN_STRANGERS else ""
-    state = f"neither used, saved nor removed, for they are no folders of artifacts: {names}{more}"
+    names = name_some([str(path.relative_to(store_root)) for path in strangers], _SHOWN_STRANGERS)
+    state = f"neither used, saved nor removed, for they are no folders of artifacts: {names}"
     return Finding("strange in the store", state, f"move them out of {store_root}")
 
 

@@ -16,6 +16,7 @@ from ft_pipeline.datasets.sources import TRAINING_SET, Found, SourceFile, find_e
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import ArtifactError, SourceError
 from ft_pipeline.fingerprint import fingerprint
+from ft_pipeline.listing import name_some
 from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 from ft_pipeline.stored_format import Fields, StoredFormat
 
@@ -97,10 +98,9 @@ class Content(BaseModel):
         taken = tuple(source for source in found.files if source.key in wanted)
         missing = sorted(wanted[key] for key in wanted.keys() - {source.key for source in taken})
         if missing:
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
             faults = [f" ({fault.sentence})" for fault in found.faults[:_SHOWN]]
             raise SourceError(
-                f"a run must train on the data that it was started for; {', '.join(missing[:_SHOWN])}{more} "
+                f"a run must train on the data that it was started for; {name_some(missing, _SHOWN)} "
                 f"is gone or was changed since{''.join(faults)}. Nothing is lost: what is there now starts a run of "
                 "its own"
             )

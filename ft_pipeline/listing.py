@@ -1,0 +1,11 @@
+"""Names in a sentence, of which there may be too many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
