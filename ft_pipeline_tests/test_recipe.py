@@ -20,6 +20,11 @@ training:
     rank: 8
 """
 
+# Half a kilobyte of YAML that stands for 9 ** 9 values.
+_ALIASES_OF_ALIASES = "name: &a0 [x]\n" + "".join(
+    f"f{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
+
 
 def _load(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = tmp_path / "mine.yaml"
@@ -94,6 +99,7 @@ def test_a_field_that_stands_twice_is_an_error(tmp_path: Path) -> None:
         ("description: !!bool abc\n", "'abc' is no bool"),
         ("description: &a [*a]\n", "nested too deeply, or a part of it holds itself"),
         (f"description: {'[' * 3000}{']' * 3000}\n", "nested too deeply, or a part of it holds itself"),
+        (_ALIASES_OF_ALIASES, "at most 100,000 values, aliases .* counted as often as they stand"),
     ],
 )
 def test_what_is_no_recipe_is_an_error(tmp_path: Path, text: str, message: str) -> None:

@@ -251,7 +251,9 @@ def _write(draft: Path, staging: Path, contents: Contents) -> None:
 
 
 def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    return member.replace(uid=0, gid=0, uname="", gname="", deep=False)
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def _hash_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:

@@ -79,6 +79,8 @@ def examine_servers(proc: Path = Path("/proc")) -> Finding:
                 exposed.append(f"process {process.name} listens on {host}")
     fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
     state = "; ".join(exposed) or f"{count} running, none of them open to other machines"
+    if exposed and exposed[0].startswith("process 1 "):  # no machine begins with it, a container does
+        state, fix = f"{state}, in a container: who reaches it is decided by what the engine publishes", ""
     return Finding("Dagster's servers", state + _tell_hidden(hidden), fix)
 
 

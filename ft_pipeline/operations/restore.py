@@ -9,8 +9,9 @@ the next restore takes it back first.
 
 from __future__ import annotations
 
+import shutil
 import tarfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -129,9 +130,23 @@ def _unpack(backup: Path, files: Path) -> Contents:
         raise CorruptArtifact(f"{backup} is damaged: {'; '.join(faults)}. Take an earlier backup.")
     require_space(files, backup.stat().st_size, "what the backup holds")
     with tarfile.open(backup, "r:") as archive:
-        archive.extractall(files, [archive.getmember(name) for name in contents.files], filter="data")
+        _extract(archive, contents.files, files)
     sync_tree(files)
     return contents
+
+
+def _extract(archive: tarfile.TarFile, names: Iterable[str], files: Path) -> None:
+    """The members as regular files, two names of one file again so. Debian's Python 3.11.2 has no tarfile filters."""
+    done = set[str]()
+    for name in names:
+        member, path = archive.getmember(name), files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if member.islnk() and member.linkname in done:
+            path.hardlink_to(files / member.linkname)
+        elif stream := archive.extractfile(member):
+            with stream, path.open("xb") as target:
+                shutil.copyfileobj(stream, target)
+        done.add(name)
 
 
 def _read_contents(backup: Path, scratch: Path) -> Contents:
@@ -140,7 +155,7 @@ def _read_contents(backup: Path, scratch: Path) -> Contents:
             first = archive.next()
             if first is None or first.name != CONTENTS or not first.isfile():
                 raise CorruptArtifact(f"{backup} is no backup of ft_pipeline: it must begin with {CONTENTS}.")
-            archive.extract(first, scratch, filter="data")
+            _extract(archive, [CONTENTS], scratch)
         contents = _FORMAT.read(scratch / CONTENTS, Contents)
     except FileNotFoundError as err:
         raise MissingArtifact(f"there is no backup {backup}.") from err

@@ -104,6 +104,13 @@ def test_the_tables_are_made_once_before_anything_else_starts(compose: dict[str,
         assert services[name]["depends_on"] == {"code": {"condition": "service_healthy"}}
 
 
+def test_the_service_of_runs_is_stopped_with_its_runs(compose: dict[str, Any]) -> None:
+    code = compose["services"]["code"]
+    assert code["init"]
+    assert code["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
+    assert int(code["stop_grace_period"].removesuffix("s")) > 30
+
+
 def test_containers_take_turns_on_the_device_with_the_host(project: Path, compose: dict[str, Any]) -> None:
     code = compose["services"]["code"]
     folder = code["environment"]["FT_PIPELINE_LOCK_DIR"]

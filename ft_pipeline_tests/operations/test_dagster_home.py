@@ -139,6 +139,15 @@ def test_the_page_of_a_container_is_the_containers(proc: Path) -> None:
     assert examine_servers(proc).state.startswith("0 running")
 
 
+def test_within_a_container_its_ports_decide(proc: Path) -> None:
+    server = ("dagster", "api", "grpc", "--host", ANYBODY)
+    _start(proc, 1, "/dev/init", "--", *server)
+    _start(proc, 6, *server)
+    found = examine_servers(proc)
+    assert found.fix == ""
+    assert f"process 1 listens on {ANYBODY}; process 6 listens on {ANYBODY}, in a container" in found.state
+
+
 def test_processes_that_cannot_be_looked_at_are_counted(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _start(proc, 10, "python", "-m", "dagster_webserver")
     _start(proc, 4711, "python", "-m", "dagster_webserver", "--host", ANYBODY)
