@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline_tests.ci_run import materialize, materialize_command
 from ft_pipeline_tests.user_project import make_project
 
@@ -67,3 +70,22 @@ def test_a_wrong_option_ends_with_2(user: Path) -> None:
     done = subprocess.run(command, cwd=user, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "No such option" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_run_that_ci_cancels_ends_with_1_and_the_next_goes_on_at_its_checkpoint(user: Path, name: str) -> None:
+    longer = {"training.epochs": 10, "training.execution.checkpoint_minutes": 0}
+    command = materialize_command("*trained_adapter", longer)
+    with (user / "log").open("wb") as log, subprocess.Popen(command, cwd=user, stdout=log, stderr=log) as process:
+        while not list((user / "data/artifacts/_checkpoints").glob("*/step-*/checkpoint.json")):
+            assert process.poll() is None, (user / "log").read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.Signals[name])
+        assert process.wait(30) == 1
+    with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=5, holder="me", tell=lambda _: None):
+        pass
+    code, said = run(user, "trained_adapter", longer)
+    assert code == 0, said
+    assert re.search(r"goes on after step \d+ of \d+", said)

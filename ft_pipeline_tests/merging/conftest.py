@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ft_pipeline.merging import beside
 from ft_pipeline.merging.merge import MergeRequest, merge_adapter
 from ft_pipeline.processes.reporter import LogReporter
 from ft_pipeline.summary import Summary
@@ -45,7 +49,7 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def merge(tmp_path: Path) -> Merge:
+def merge_as_shipped(tmp_path: Path) -> Merge:
     """The merge, into a folder of the test."""
 
     def run(base: Path, adapter: Path, **settings: Any) -> tuple[Path, Summary]:
@@ -55,3 +59,24 @@ def merge(tmp_path: Path) -> Merge:
         return out_dir, merge_adapter(request, LogReporter(logging.getLogger("merge")))
 
     return run
+
+
+@pytest.fixture
+def merge(merge_as_shipped: Merge, monkeypatch: pytest.MonkeyPatch) -> Merge:
+    """The same with the comparison of logits in a thread: a process takes seconds to import what is here already."""
+    monkeypatch.setattr("ft_pipeline.merging.merge.running_beside", _running_in_a_thread)
+    return merge_as_shipped
+
+
+@contextmanager
+def _running_in_a_thread(prepare: Callable[[], None], work: beside.Work) -> Iterator[beside.Beside]:
+    here, there = multiprocessing.Pipe()
+    thread = threading.Thread(target=beside._serve, args=(there, prepare, work))
+    thread.start()
+    try:
+        yield beside.Beside(thread, here, work.__name__)
+    finally:
+        here.send(("end", None))  # where the merge has failed, the thread still waits for files
+        thread.join()
+        here.close()
+        there.close()

@@ -93,8 +93,8 @@ def test_files_and_index_are_those_of_safetensors(base: Path, adapter: Path, mer
     assert summary.figures["size_bytes"] == sum(path.stat().st_size for path in out_dir.glob("*.safetensors"))
 
 
-def test_the_logits_are_among_the_checks(base: Path, adapter: Path, merge: Merge) -> None:
-    _, summary = merge(base, adapter)
+def test_the_logits_are_among_the_checks(base: Path, adapter: Path, merge_as_shipped: Merge) -> None:
+    _, summary = merge_as_shipped(base, adapter)
     check = next(check for check in summary.checks if check.name == "logits")
     assert check.passed
     assert 0 < float(summary.figures["logit_difference"] or 0) < float(summary.figures["logit_tolerance"] or 0)

@@ -64,12 +64,11 @@ def base(llama: Base) -> Path:
 @pytest.mark.parametrize(
     ("family", "lora"),
     [
-        ("llama", {"r": 4, "lora_alpha": 8}),
-        ("llama", {"r": 8, "lora_alpha": 8, "use_rslora": True}),
-        ("llama", {"rank_pattern": {"q_proj": 2}}),
-        ("qwen2", {"r": 4, "lora_alpha": 8}),
+        pytest.param("llama", {"r": 4, "lora_alpha": 8}, id="llama"),
+        pytest.param("llama", {"r": 8, "lora_alpha": 8, "use_rslora": True}, id="llama-rslora", marks=pytest.mark.long),
+        pytest.param("llama", {"rank_pattern": {"q_proj": 2}}, id="llama-ranks", marks=pytest.mark.long),
+        pytest.param("qwen2", {"r": 4, "lora_alpha": 8}, id="qwen2", marks=pytest.mark.long),
     ],
-    ids=["llama", "llama-rslora", "llama-ranks", "qwen2"],
 )
 def test_llama_cpp_computes_with_it_what_peft_does(
     family: str, lora: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
@@ -189,14 +188,16 @@ def test_a_converter_that_is_killed_or_broken_ends_the_stage(
     assert not (tmp_path / "lora.gguf").exists()
 
 
-def test_a_file_that_the_disk_cuts_off_ends_the_stage(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "missing", [5, pytest.param(500, marks=pytest.mark.long), pytest.param(3000, marks=pytest.mark.long)]
+)
+def test_a_file_that_the_disk_cuts_off_ends_the_stage(base: Path, tmp_path: Path, missing: int) -> None:
     adapter, outfile = make_adapter(tmp_path / "adapter", base), tmp_path / "lora.gguf"
     assert write_lora(adapter, base, outfile, None, None, REPORTER)
     size = outfile.stat().st_size
-    for missing in (5, 500, 3000):
-        with pytest.raises(DiskSpaceError, match=r"must hold lora\.gguf"), file_limit(size - missing):
-            write_lora(adapter, base, outfile, None, None, REPORTER)
-        assert not outfile.exists()
+    with pytest.raises(DiskSpaceError, match=r"must hold lora\.gguf"), file_limit(size - missing):
+        write_lora(adapter, base, outfile, None, None, REPORTER)
+    assert not outfile.exists()
 
 
 def _make_tree(folder: Path, words: str) -> Path:
