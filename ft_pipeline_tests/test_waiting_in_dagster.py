@@ -16,7 +16,7 @@ from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline_tests.dagster_server import DagsterServer, serve, wait_until
 from ft_pipeline_tests.user_project import make_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 # How often the daemon looks at its queue, if dagster.yaml does not say otherwise.
 _DEQUEUE_SECONDS = 5.0
 

@@ -115,7 +115,7 @@ class Arrivals:
             self._change.wait_for(lambda: self._is_over or name in self._there)
 
     def _listen(self, names: Iterator[str]) -> None:
-        with suppress(EOFError):  # the merge has failed, and ends this process
+        with suppress(EOFError, ConnectionError):  # the merge has failed, and ends this process
             for name in names:
                 with self._change:
                     self._there.add(name)

@@ -79,4 +79,3 @@ def _running_in_a_thread(prepare: Callable[[], None], work: beside.Work) -> Iter
         here.send(("end", None))  # where the merge has failed, the thread still waits for files
         thread.join()
         here.close()
-        there.close()

@@ -22,7 +22,7 @@ from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Summary
 from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
 from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
-from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary
+from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary, replace_template
 from ft_pipeline_tests.tiny_model import CHATML
 
 _TYPES = ("Q4_K_M", "Q8_0")
@@ -132,9 +132,11 @@ def test_finds_other_tokens_before_training(model: Path, converter: Path, tmp_pa
         _check(other, tmp_path, converter)
 
 
-def test_a_template_that_ollama_cannot_express_needs_the_recipes_word(model: Path, tmp_path: Path) -> None:
+def test_a_template_that_ollama_cannot_express_needs_the_recipes_word(
+    model: Path, vocabulary: Path, tmp_path: Path
+) -> None:
     other = _with_template(model, tmp_path, _FORGETFUL)
-    converted = convert_vocabulary(other, tmp_path / "forgetful.gguf")
+    converted = replace_template(vocabulary, tmp_path / "forgetful.gguf", _FORGETFUL)
     tree = make_converter(tmp_path / "converter", _STAND_IN.format(source=converted))
     with pytest.raises(ConversionError, match=r"Set quantization\.ollama: false"):
         _check(other, tmp_path, tree)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -12,16 +13,36 @@ from ft_pipeline.quantization.parity import ParityReport, compare_tokens, requir
 from ft_pipeline.quantization.references import build_references
 from ft_pipeline.quantization.trained_tokenizer import Conversation, TrainedTokenizer
 from ft_pipeline_tests.quantization.conftest import CONVERSATION, copy_model
-from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary
+from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary, replace_template
 from ft_pipeline_tests.tiny_model import CHATML
 
+Report = Callable[[str, Sequence[Conversation]], ParityReport]
 _INDENTED = ({"role": "user", "content": "\u3000one"}, {"role": "assistant", "content": "two"})
 
 
-def test_tells_blanks_that_only_the_trained_template_strips(model: Path, tmp_path: Path) -> None:
-    report = _report_template(
-        model, tmp_path, CHATML.replace("m['content']", "m['content'].strip()"), [CONVERSATION, _INDENTED]
-    )
+@pytest.fixture(scope="module")
+def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's as a GGUF."""
+    return convert_vocabulary(model, tmp_path_factory.mktemp("rendering") / "vocabulary.gguf")
+
+
+@pytest.fixture
+def report_on(model: Path, vocabulary: Path, tmp_path: Path) -> Report:
+    """Compares the renderings of a template and some conversations."""
+
+    def report(template: str, conversations: Sequence[Conversation]) -> ParityReport:
+        folder = Path(mkdtemp(dir=tmp_path))
+        other = copy_model(model, folder / "model")
+        (other / "chat_template.jinja").write_text(template, encoding="utf-8")
+        trained = TrainedTokenizer(other)
+        gguf_file = replace_template(vocabulary, folder / "vocabulary.gguf", template)
+        return compare_tokens(gguf_file, trained, build_references(trained, conversations))
+
+    return report
+
+
+def test_tells_blanks_that_only_the_trained_template_strips(report_on: Report) -> None:
+    report = report_on(CHATML.replace("m['content']", "m['content'].strip()"), [CONVERSATION, _INDENTED])
     require_parity(report)
     (known,) = report.known
     assert known.reason == (
@@ -31,11 +52,9 @@ def test_tells_blanks_that_only_the_trained_template_strips(model: Path, tmp_pat
     assert known.renderings > 10
 
 
-def test_tells_that_the_server_sets_the_date(model: Path, tmp_path: Path) -> None:
+def test_tells_that_the_server_sets_the_date(report_on: Report) -> None:
     dated = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ bos_token }}"
-    report = _report_template(
-        model, tmp_path, CHATML.replace("{{ bos_token }}", dated + "{{ date_string }}"), [CONVERSATION]
-    )
+    report = report_on(CHATML.replace("{{ bos_token }}", dated + "{{ date_string }}"), [CONVERSATION])
     require_parity(report)
     (known,) = report.known
     assert known.reason.startswith("llama.cpp's server tells the template today's date")
@@ -43,48 +62,37 @@ def test_tells_that_the_server_sets_the_date(model: Path, tmp_path: Path) -> Non
     assert "26 Jul 2024" in known.example.text
 
 
-def test_tells_that_the_server_lets_the_model_think(model: Path, tmp_path: Path) -> None:
+def test_tells_that_the_server_lets_the_model_think(report_on: Report) -> None:
     thinks = "{{ bos_token }}{% if enable_thinking %}<|think|>{% endif %}"
-    report = _report_template(model, tmp_path, CHATML.replace("{{ bos_token }}", thinks), [CONVERSATION])
+    report = report_on(CHATML.replace("{{ bos_token }}", thinks), [CONVERSATION])
     require_parity(report)
     (known,) = report.known
     assert known.reason.endswith("start it with --reasoning off")
 
 
-def test_tells_each_reason_where_there_are_several(model: Path, tmp_path: Path) -> None:
+def test_tells_each_reason_where_there_are_several(report_on: Report) -> None:
     thinks = "{{ bos_token }}{% if enable_thinking %}<|think|>{% endif %}"
     stripped = CHATML.replace("{{ bos_token }}", thinks).replace("m['content']", "m['content'].strip()")
-    report = _report_template(model, tmp_path, stripped, [CONVERSATION])
+    report = report_on(stripped, [CONVERSATION])
     require_parity(report)
     alone, both = report.known
     assert alone.renderings > both.renderings
     assert both.reason.startswith(f"{alone.reason}; and the template strips")
 
 
-def test_tells_a_system_message_that_the_template_leaves_out_unless_the_data_has_it(
-    model: Path, tmp_path: Path
-) -> None:
+def test_tells_a_system_message_that_the_template_leaves_out_unless_the_data_has_it(report_on: Report) -> None:
     template = CHATML.replace("%}{{ '<|im_start|>'", "if m['role'] != 'system' %}{{ '<|im_start|>'")
     assert template != CHATML
-    report = _report_template(model, tmp_path / "without", template, [CONVERSATION])
+    report = report_on(template, [CONVERSATION])
     require_parity(report)
     (known,) = report.known
     assert known.reason == "the template leaves the system message out, llama.cpp writes it before the user's"
     system = {"role": "system", "content": "be brief"}
     with pytest.raises(ConversionError, match=r"renders 2 of \d+ conversations otherwise, .* llama.cpp '.*be brief"):
-        require_parity(_report_template(model, tmp_path / "with", template, [(system, *CONVERSATION)]))
+        require_parity(report_on(template, [(system, *CONVERSATION)]))
 
 
-def test_refuses_a_template_that_llama_cpp_does_not_know_how_to_render(model: Path, tmp_path: Path) -> None:
+def test_refuses_a_template_that_llama_cpp_does_not_know_how_to_render(report_on: Report) -> None:
     folded = CHATML.replace("m['content']", "m['content'].casefold()")
     with pytest.raises(ConversionError, match=r"does not render (\d+) of \1 conversations .*: .* \(hint: 'casefold'"):
-        require_parity(_report_template(model, tmp_path, folded, [CONVERSATION]))
-
-
-def _report_template(model: Path, folder: Path, template: str, conversations: Sequence[Conversation]) -> ParityReport:
-    folder.mkdir(exist_ok=True)
-    other = copy_model(model, folder / "model")
-    (other / "chat_template.jinja").write_text(template, encoding="utf-8")
-    trained = TrainedTokenizer(other)
-    gguf_file = convert_vocabulary(other, folder / "vocabulary.gguf")
-    return compare_tokens(gguf_file, trained, build_references(trained, conversations))
+        require_parity(report_on(folded, [CONVERSATION]))

@@ -33,6 +33,18 @@ def convert_vocabulary(model: Path, target: Path) -> Path:
     return target
 
 
+def replace_template(vocabulary: Path, target: Path, template: str) -> Path:
+    """The same vocabulary under another chat template: what the converter makes of a base that differs in it alone."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+    from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+
+    reader = GGUFReader(vocabulary)
+    writer = GGUFWriter(target, str(reader.fields["general.architecture"].contents()), endianess=reader.endianess)
+    changes = {"tokenizer.chat_template": MetadataDetails(GGUFValueType.STRING, template)}
+    copy_with_new_metadata(reader, writer, changes, [])
+    return target
+
+
 def make_sentencepiece_base(folder: Path, kind: str, **tokenizer_config: Any) -> Path:
     """A base with a tokenizer.model of SentencePiece (bpe or unigram) and the tokenizer.json that goes with it."""
     import sentencepiece

@@ -18,7 +18,7 @@ from ft_pipeline.retraining.declared import Declared
 from ft_pipeline.retraining.ledger import Ledger
 from ft_pipeline_tests.user_project import EASY_EVALUATION, RECIPE, ROW, make_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SENSOR = automation.make_sensor(Declared("mine", "mine", RetrainingSection()))
 
 

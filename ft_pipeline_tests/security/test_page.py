@@ -189,6 +189,7 @@ def test_behind_nginx_it_takes_a_password_over_tls(server: DagsterServer, projec
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_fails_in_the_page_is_told_once(server: DagsterServer, hook: HookServer) -> None:
     assert server.ask(_START, it=_SENSOR)["startSensor"]["__typename"] == "Sensor"
     wait_until(lambda: len(_read_ticks(server)) > 0, 120, lambda: _read_ticks(server))
