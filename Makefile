@@ -46,7 +46,7 @@ run: $(HOME_READY) ## All assets of FT_PIPELINE_RECIPE=name
 dev: $(HOME_READY) ## The Dagster UI on http://127.0.0.1:3000
 	@$(VENV_PYTHON) -m ft_pipeline.defs.dev --host 127.0.0.1 --port $${PORT:-3000} --workspace workspace.yaml
 
-test: $(READY) ## The tests that need no GPU and take no minutes each
+test: $(READY) ## The tests that need no GPU and do not take long
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m "not gpu and not long" $(PARALLEL)
 
 test-all: $(READY) ## The same and what takes long, with coverage; writes benchmarks/results/all_tests.md

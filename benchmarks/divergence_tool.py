@@ -41,7 +41,9 @@ def fetch_source(work: Path) -> Path:
         options = ["--no-deps", "--no-binary", "llama-cpp-python", "--dest", str(work)]
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *options, wanted], check=True)
     with tarfile.open(archive) as packed:
-        packed.extractall(work, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Debian's Python 3.11.2 has none
+            packed.extraction_filter = tarfile.data_filter
+        packed.extractall(work)  # noqa: S202 - pip has compared it with the index
     return work / name / "vendor" / "llama.cpp"
 
 

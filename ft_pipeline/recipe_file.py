@@ -18,7 +18,7 @@ from ft_pipeline.errors import RecipeError
 from ft_pipeline.recipe import Recipe
 
 _Location = tuple[str | int, ...]
-_MOST_VALUES = 100_000
+_MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,17 @@ def _read(path: Path) -> _Document:
 def _index(node: yaml.Node, at: _Location, lines: dict[_Location, int], duplicates: list[str]) -> None:
     lines.setdefault(at, node.start_mark.line + 1)
     if len(lines) > _MOST_VALUES:  # aliases of aliases: a file of a kilobyte can stand for billions
-        limit = f"a recipe holds at most {_MOST_VALUES:,} values, aliases (*name) counted as often as they stand"
+        limit = f"a recipe holds at most {_MOST_VALUES:,} values, aliases counted as often as they stand; write fewer"
         raise yaml.constructor.ConstructorError(None, None, limit, node.start_mark)
     if isinstance(node, yaml.MappingNode):
         for key, child in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a field's name is a word", key.start_mark)
             name, line = str(key.value), key.start_mark.line + 1
             if (*at, name) in lines:
                 first = lines[(*at, name)]
                 duplicates.append(f"{line}: field '{name}' stands twice (first in line {first}). Remove one.")
+                continue
             lines[(*at, name)] = line
             _index(child, (*at, name), lines, duplicates)
     elif isinstance(node, yaml.SequenceNode):

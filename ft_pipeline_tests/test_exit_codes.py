@@ -83,7 +83,10 @@ def test_a_run_that_ci_cancels_ends_with_1_and_the_next_goes_on_at_its_checkpoin
             assert process.poll() is None, (user / "log").read_text()
             time.sleep(0.1)
         process.send_signal(signal.Signals[name])
-        assert process.wait(30) == 1
+        try:
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
     with hold_device("cpu", lock_dir=user / "locks", timeout_seconds=5, holder="me", tell=lambda _: None):
         pass
     code, said = run(user, "trained_adapter", longer)

@@ -20,10 +20,11 @@ training:
     rank: 8
 """
 
-# Half a kilobyte of YAML that stands for 9 ** 9 values.
-_ALIASES_OF_ALIASES = "name: &a0 [x]\n" + "".join(
-    f"f{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
-)
+
+def _multiply(holder: str) -> str:
+    """Half a kilobyte of YAML that stands for 9 ** 9 values, each level in a list or a mapping of nine of the last."""
+    levels = (f"f{i}: &a{i} {holder.format(', '.join([f'*a{i - 1} '] * 9))}" for i in range(1, 10))
+    return "\n".join(["name: &a0 [x]", *levels, ""])
 
 
 def _load(tmp_path: Path, text: str, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -99,7 +100,9 @@ def test_a_field_that_stands_twice_is_an_error(tmp_path: Path) -> None:
         ("description: !!bool abc\n", "'abc' is no bool"),
         ("description: &a [*a]\n", "nested too deeply, or a part of it holds itself"),
         (f"description: {'[' * 3000}{']' * 3000}\n", "nested too deeply, or a part of it holds itself"),
-        (_ALIASES_OF_ALIASES, "at most 100,000 values, aliases .* counted as often as they stand"),
+        (_multiply("[{}]"), "at most 10,000 values, aliases counted as often as they stand"),
+        (_multiply("{{k: {}}}").replace(", *", ", k: *"), "field 'k' stands twice"),
+        (_multiply("{{? [{}] : 1}}"), "a field's name is a word"),
     ],
 )
 def test_what_is_no_recipe_is_an_error(tmp_path: Path, text: str, message: str) -> None:

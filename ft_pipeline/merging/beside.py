@@ -82,7 +82,7 @@ def _serve(pipe: Connection, prepare: Callable[[], None], work: Work) -> None:
         pipe.send(("result", work(_receive(pipe))))
     except PipelineError as err:
         pipe.send(("error", err))
-    except EOFError:
+    except (EOFError, ConnectionError):
         return  # the merge has failed
     except Exception as err:  # noqa: BLE001 - the boundary of the process
         pipe.send(("error", StageProcessError(f"{type(err).__name__}: {err}\n{traceback.format_exc()}")))

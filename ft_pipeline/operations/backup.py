@@ -125,7 +125,8 @@ def find_faults(path: Path, contents: Contents) -> list[str]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                if member.name != CONTENTS and (fault := _find_fault(archive, member, contents, seen)):
+                # The first is the table itself.
+                if seen and (fault := _find_fault(archive, member, contents, seen)):
                     faults.append(fault)
                 seen.add(member.name)
     except tarfile.TarError as err:
@@ -137,7 +138,7 @@ def _find_fault(
     archive: tarfile.TarFile, member: tarfile.TarInfo, contents: Contents, seen: Collection[str]
 ) -> str | None:
     record = contents.files.get(member.name)
-    if record is None or not (member.isfile() or member.islnk()):
+    if record is None or not (member.isfile() or member.islnk()) or member.issparse():
         return f"{member.name} does not belong there"
     if member.islnk():  # another name of a file that comes before it
         is_same = member.linkname in seen and contents.files.get(member.linkname) == record

@@ -56,7 +56,7 @@ def examine_dagster(home: Path | None, read_variable: Callable[[str], str | None
 
 def examine_servers(proc: Path = Path("/proc")) -> Finding:
     """Whether a page or code server of Dagster on this machine can be reached from others: neither has a password."""
-    exposed, hidden, count = [], [], 0
+    exposed, hidden, count, in_container = [], [], 0, False
     own_network = (proc / "self/ns/net").readlink()
     for process in sorted(proc.glob("[0-9]*"), key=lambda process: int(process.name)):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
@@ -77,10 +77,12 @@ def examine_servers(proc: Path = Path("/proc")) -> Finding:
             count += 1
             if not _is_own(host):
                 exposed.append(f"process {process.name} listens on {host}")
+                in_container |= process.name == "1"  # no machine begins with it
     fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
     state = "; ".join(exposed) or f"{count} running, none of them open to other machines"
-    if exposed and exposed[0].startswith("process 1 "):  # no machine begins with it, a container does
-        state, fix = f"{state}, in a container: who reaches it is decided by what the engine publishes", ""
+    if exposed and in_container:
+        state += ", in a container: they are reached by ports that it publishes, or on its host's network"
+        fix = ""
     return Finding("Dagster's servers", state + _tell_hidden(hidden), fix)
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.containment import is_inside
 from ft_pipeline.disk_space import require_space
-from ft_pipeline.durable import remove_path, sync, sync_tree, write_file
+from ft_pipeline.durable import link_or_copy, remove_path, sync, sync_tree, write_file
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, PublicationError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.leftovers import MOVING, RESTORE
@@ -130,32 +130,33 @@ def _unpack(backup: Path, files: Path) -> Contents:
         raise CorruptArtifact(f"{backup} is damaged: {'; '.join(faults)}. Take an earlier backup.")
     require_space(files, backup.stat().st_size, "what the backup holds")
     with tarfile.open(backup, "r:") as archive:
-        _extract(archive, contents.files, files)
+        _extract((member for member in archive if member.name in contents.files), archive, files)
     sync_tree(files)
     return contents
 
 
-def _extract(archive: tarfile.TarFile, names: Iterable[str], files: Path) -> None:
-    """The members as regular files, two names of one file again so. Debian's Python 3.11.2 has no tarfile filters."""
-    done = set[str]()
-    for name in names:
-        member, path = archive.getmember(name), files / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if member.islnk() and member.linkname in done:
-            path.hardlink_to(files / member.linkname)
+def _extract(members: Iterable[tarfile.TarInfo], archive: tarfile.TarFile, files: Path) -> None:
+    """Members that were looked at, as regular files; tarfile has no filters in Python 3.11.2, which is Debian's."""
+    for member in members:
+        path = files / member.name
+        if path.exists():  # the same twice
+            continue
+        if member.islnk():
+            link_or_copy(files / member.linkname, path)
         elif stream := archive.extractfile(member):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with stream, path.open("xb") as target:
                 shutil.copyfileobj(stream, target)
-        done.add(name)
+            path.chmod(member.mode & 0o755 | 0o600)
 
 
 def _read_contents(backup: Path, scratch: Path) -> Contents:
     try:
         with tarfile.open(backup, "r:") as archive:
             first = archive.next()
-            if first is None or first.name != CONTENTS or not first.isfile():
+            if first is None or first.name != CONTENTS or not first.isfile() or first.issparse():
                 raise CorruptArtifact(f"{backup} is no backup of ft_pipeline: it must begin with {CONTENTS}.")
-            _extract(archive, [CONTENTS], scratch)
+            _extract([first], archive, scratch)
         contents = _FORMAT.read(scratch / CONTENTS, Contents)
     except FileNotFoundError as err:
         raise MissingArtifact(f"there is no backup {backup}.") from err

@@ -115,7 +115,6 @@ def test_what_stops_the_code_server_and_its_group_stops_a_training_at_a_checkpoi
     run_id = server.launch("raw_dataset", "validated_dataset", "trained_adapter")
     wait_until(lambda: "tokens_per_second" in str(server.read_log(run_id)), 180, lambda: server.read_log(run_id))
     os.killpg(code.pid, signal.SIGTERM)
-    assert code.wait(30) == 0
-    (checkpoint,) = (root / "data/artifacts/_checkpoints").glob("trained_adapter-*/step-*/checkpoint.json")
-    assert checkpoint.is_file()
+    assert code.wait(90) == 0
+    assert list((root / "data/artifacts/_checkpoints").glob("trained_adapter-*/step-*/checkpoint.json"))
     wait_until(lambda: server.read_status(run_id) in {"FAILURE", "CANCELED"}, 60, lambda: server.read_log(run_id))

@@ -77,5 +77,6 @@ def _running_in_a_thread(prepare: Callable[[], None], work: beside.Work) -> Iter
         yield beside.Beside(thread, here, work.__name__)
     finally:
         here.send(("end", None))  # where the merge has failed, the thread still waits for files
-        thread.join()
+        thread.join(60)
         here.close()
+        assert not thread.is_alive()

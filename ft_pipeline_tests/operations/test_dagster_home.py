@@ -148,6 +148,12 @@ def test_within_a_container_its_ports_decide(proc: Path) -> None:
     assert f"process 1 listens on {ANYBODY}; process 6 listens on {ANYBODY}, in a container" in found.state
 
 
+def test_a_first_process_that_others_do_not_reach_excuses_no_other(proc: Path) -> None:
+    _start(proc, 1, "dagster", "api", "grpc", "--host", "127.0.0.1")
+    _start(proc, 10, "dagster", "api", "grpc", "--host", ANYBODY)
+    assert examine_servers(proc).fix
+
+
 def test_processes_that_cannot_be_looked_at_are_counted(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _start(proc, 10, "python", "-m", "dagster_webserver")
     _start(proc, 4711, "python", "-m", "dagster_webserver", "--host", ANYBODY)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import stat
+import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,12 +31,13 @@ def _describe(files: Mapping[str, bytes]) -> dict[str, object]:
     return {"format": 1, "created_at": "2026-01-01T00:00:00Z", "artifacts": [], "files": records}
 
 
-def _make(path: Path, files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> Path:
+def _make(path: Path, files: Mapping[str, bytes], links: Mapping[str, str] | None = None, mode: int = 0o644) -> Path:
     """A backup of these files; those of `links` are hard links in it."""
     head = {CONTENTS: json.dumps(_describe(files)).encode()}
     with tarfile.open(path, "w") as archive:
         for name, content in {**head, **files}.items():
             member = tarfile.TarInfo(name)
+            member.mode = mode
             if target := (links or {}).get(name):
                 member.type, member.linkname = tarfile.LNKTYPE, target
                 archive.addfile(member)
@@ -87,6 +90,40 @@ def test_its_files_are_compared_though_they_are_links_to_each_other(after: Publi
     one, other = f"{_KEY}/a", f"{_KEY}/b"
     backup = _make(tmp_path / "backup.tar", {one: b"x", other: b"x"}, {one: other, other: one})
     _require_refused(backup, after, f"{one} is damaged")
+
+
+def test_a_second_table_does_not_belong_there(after: Publishing, tmp_path: Path) -> None:
+    backup = _make(tmp_path / "backup.tar", {f"{_KEY}/file": b"x"})
+    with tarfile.open(backup, "a") as archive:
+        second = tarfile.TarInfo(CONTENTS)
+        second.type = tarfile.FIFOTYPE
+        archive.addfile(second)
+    _require_refused(backup, after, f"{CONTENTS} does not belong there")
+
+
+def test_a_sparse_file_which_could_fill_the_disk_is_refused(after: Publishing, tmp_path: Path) -> None:
+    big = tmp_path / f"{_KEY}/big"
+    big.parent.mkdir(parents=True)
+    big.write_bytes(bytes(1 << 20))
+    (tmp_path / CONTENTS).write_text(json.dumps(_describe({f"{_KEY}/big": big.read_bytes()})))
+    with big.open("wb") as file:
+        file.truncate(1 << 20)
+    backup = tmp_path / "backup.tar"
+    subprocess.run(["/bin/tar", "--sparse", "-cf", backup, CONTENTS, f"{_KEY}/big"], cwd=tmp_path, check=True)
+    assert backup.stat().st_size < 1 << 17
+    _require_refused(backup, after, f"{_KEY}/big does not belong there")
+
+
+def test_names_of_one_file_are_so_again_and_only_the_owner_reads_what_was_the_owners(
+    after: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)  # as in Python 3.11.2
+    one, other = f"{_KEY}/a", f"{_KEY}/b"
+    backup = _make(tmp_path / "backup.tar", {one: b"x", other: b"x"}, {other: one}, mode=0o4660)
+    restore(backup, after.store.root, after.published)
+    there = after.store.root / one
+    assert there.samefile(after.store.root / other)
+    assert stat.S_IMODE(there.stat().st_mode) == 0o640
 
 
 def test_aliases_are_read_before_anything_is_moved(after: Publishing, tmp_path: Path) -> None:

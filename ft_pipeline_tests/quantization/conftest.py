@@ -20,6 +20,7 @@ from ft_pipeline.quantization.trained_tokenizer import TrainedTokenizer
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Summary
 from ft_pipeline_tests.quantization.provenance import make_provenance
+from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary
 from ft_pipeline_tests.tiny_model import make_model, make_tokenizer
 
 CONVERSATION = (
@@ -61,6 +62,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float16 Llama with a tokenizer that has no tokenizer.model."""
     folder = tmp_path_factory.mktemp("quantization") / "model"
     return make_model(folder, make_tokenizer(folder))
+
+
+@pytest.fixture(scope="session")
+def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model's vocabulary as a GGUF."""
+    return convert_vocabulary(model, tmp_path_factory.mktemp("quantization") / "vocabulary.gguf")
 
 
 @pytest.fixture(scope="session")

@@ -28,12 +28,6 @@ _UNNORMALIZED = ({"role": "user", "content": "cafe\u0301"}, {"role": "assistant"
 
 
 @pytest.fixture(scope="module")
-def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's vocabulary as a GGUF."""
-    return convert_vocabulary(model, tmp_path_factory.mktemp("parity") / "vocabulary.gguf")
-
-
-@pytest.fixture(scope="module")
 def reader(vocabulary: Path) -> Iterator[LlamaReader]:
     """llama.cpp with that vocabulary open."""
     with open_vocabulary(vocabulary) as opened, LlamaReader(opened) as reader:

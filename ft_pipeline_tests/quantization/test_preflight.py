@@ -22,7 +22,7 @@ from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Summary
 from ft_pipeline_tests.quantization.conftest import copy_model, make_converter
 from ft_pipeline_tests.quantization.model_folders import make_unknown_tokenizer
-from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary, replace_template
+from ft_pipeline_tests.quantization.vocabularies import replace_template
 from ft_pipeline_tests.tiny_model import CHATML
 
 _TYPES = ("Q4_K_M", "Q8_0")
@@ -41,12 +41,6 @@ _FORGETFUL = CHATML.replace(
 def checked(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """The stage run once with llama.cpp's own converter."""
     return _check(model, tmp_path_factory.mktemp("preflight"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's vocabulary as a GGUF."""
-    return convert_vocabulary(model, tmp_path_factory.mktemp("preflight") / "vocabulary.gguf")
 
 
 @pytest.fixture

@@ -13,17 +13,11 @@ from ft_pipeline.quantization.parity import ParityReport, compare_tokens, requir
 from ft_pipeline.quantization.references import build_references
 from ft_pipeline.quantization.trained_tokenizer import Conversation, TrainedTokenizer
 from ft_pipeline_tests.quantization.conftest import CONVERSATION, copy_model
-from ft_pipeline_tests.quantization.vocabularies import convert_vocabulary, replace_template
+from ft_pipeline_tests.quantization.vocabularies import replace_template
 from ft_pipeline_tests.tiny_model import CHATML
 
 Report = Callable[[str, Sequence[Conversation]], ParityReport]
 _INDENTED = ({"role": "user", "content": "\u3000one"}, {"role": "assistant", "content": "two"})
-
-
-@pytest.fixture(scope="module")
-def vocabulary(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's as a GGUF."""
-    return convert_vocabulary(model, tmp_path_factory.mktemp("rendering") / "vocabulary.gguf")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 # Nothing here takes a minute on an idle machine.
 _PATIENCE_SECONDS = 600
 # Long enough to be cancelled; what is cancelled early is not lost.
-_LONGER = {"training.epochs": 15, "training.execution.checkpoint_minutes": 0}
+_LONGER = {"training.epochs": 20, "training.execution.checkpoint_minutes": 0}
 
 
 @dataclass(frozen=True)
