@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from ft_pipeline.finetuning.lease import hold_device
 from ft_pipeline_tests.ci_run import materialize, materialize_command
+from ft_pipeline_tests.dagster_server import wait_until
 from ft_pipeline_tests.user_project import make_project
 
 
@@ -79,11 +79,15 @@ def test_a_run_that_ci_cancels_ends_with_1_and_the_next_goes_on_at_its_checkpoin
     longer = {"training.epochs": 10, "training.execution.checkpoint_minutes": 0}
     command = materialize_command("*trained_adapter", longer)
     with (user / "log").open("wb") as log, subprocess.Popen(command, cwd=user, stdout=log, stderr=log) as process:
-        while not list((user / "data/artifacts/_checkpoints").glob("*/step-*/checkpoint.json")):
-            assert process.poll() is None, (user / "log").read_text()
-            time.sleep(0.1)
-        process.send_signal(signal.Signals[name])
         try:
+            checkpoints = user / "data/artifacts/_checkpoints"
+            wait_until(
+                lambda: process.poll() is not None or list(checkpoints.glob("*/step-*/checkpoint.json")),
+                300,
+                (user / "log").read_text,
+            )
+            assert process.poll() is None, (user / "log").read_text()
+            process.send_signal(signal.Signals[name])
             assert process.wait(60) == 1
         finally:
             process.kill()

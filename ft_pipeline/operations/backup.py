@@ -125,8 +125,8 @@ def find_faults(path: Path, contents: Contents) -> list[str]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                # The first is the table itself.
-                if seen and (fault := _find_fault(archive, member, contents, seen)):
+                is_table = not seen and member.name == CONTENTS
+                if not is_table and (fault := _find_fault(archive, member, contents, seen)):
                     faults.append(fault)
                 seen.add(member.name)
     except tarfile.TarError as err:

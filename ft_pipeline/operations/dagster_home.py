@@ -80,7 +80,7 @@ def examine_servers(proc: Path = Path("/proc")) -> Finding:
                 in_container |= process.name == "1"  # no machine begins with it
     fix = "start it with --host 127.0.0.1, and put a proxy that asks for a password before it" if exposed else ""
     state = "; ".join(exposed) or f"{count} running, none of them open to other machines"
-    if exposed and in_container:
+    if in_container:
         state += ", in a container: they are reached by ports that it publishes, or on its host's network"
         fix = ""
     return Finding("Dagster's servers", state + _tell_hidden(hidden), fix)

@@ -109,7 +109,7 @@ def test_what_stops_the_code_server_and_its_group_stops_a_training_at_a_checkpoi
 ) -> None:
     """As systemd does it to all of the unit, and Docker's init by TINI_KILL_PROCESS_GROUP to the service `code`."""
     recipe = yaml.safe_load((root / "recipes/mine.yaml").read_text())
-    recipe["training"] |= {"epochs": 100}
+    recipe["training"]["epochs"] = 100
     (root / "recipes/mine.yaml").write_text(yaml.safe_dump(recipe))
     server, code = services.server, services.started["code"]
     run_id = server.launch("raw_dataset", "validated_dataset", "trained_adapter")
