@@ -26,6 +26,7 @@ from ft_pipeline.durable import sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, DiskSpaceError, NewerFormat
 from ft_pipeline.finetuning.state_tree import flatten_state, unflatten_state
 from ft_pipeline.fingerprint import hash_file
+from ft_pipeline.listing import tell_some
 from ft_pipeline.stored_format import require_known
 
 # Goes up with a change of the files that makes older ones unreadable: a checkpoint of another version is not taken.
@@ -237,10 +238,9 @@ def restore_trainable(model: Any, tensors: dict[str, Any]) -> None:
         elif torch.promote_types(saved.dtype, weight.dtype) != weight.dtype:
             faults.append(f"{name} is {saved.dtype} in the checkpoint and {weight.dtype} in the model")
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise ArtifactError(
-            f"a checkpoint's parameters must be those that the model trains: {shown}. Remove the checkpoint to begin "
-            "anew."
+            f"a checkpoint's parameters must be those that the model trains: {tell_some(faults, 5)}. Remove the "
+            "checkpoint to begin anew."
         )
     with torch.no_grad():
         for name, weight in own.items():

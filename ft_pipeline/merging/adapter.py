@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.listing import tell_some
 from ft_pipeline.merging.adapter_config import CONFIG_FILE, LoraConfig, read_adapter_config
 from ft_pipeline.merging.names import find_names, locate
 from ft_pipeline.merging.shards import Shards
@@ -163,11 +164,10 @@ def fit_adapter(adapter: Adapter, base: Shards) -> Adapter:
             wrong.append(f"{found} is changed twice, as {others[0]} and as {name}")
         fitted[found] = update
     if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         said = adapter.config.base_model_name_or_path or "unknown"
         raise ConversionError(
             f"an adapter must be merged with the base that it was trained on; {adapter.folder} does not fit "
-            f"{base.folder}: {'; '.join(wrong[:_SHOWN])}{more}. Its configuration names the base {said!r}."
+            f"{base.folder}: {tell_some(wrong, _SHOWN)}. Its configuration names the base {said!r}."
         )
     return replace(adapter, updates=fitted)
 

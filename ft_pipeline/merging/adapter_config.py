@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.listing import tell_some
 
 CONFIG_FILE = "adapter_config.json"
 # Without a say in the arithmetic of a merge; `LoraConfig` has those that have one.
@@ -89,9 +90,8 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         config = LoraConfig.model_validate(said)
     except ValidationError as err:
         found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in err.errors()]
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise ConversionError(
-            f"an adapter's configuration must be as PEFT writes it; {path} says {'; '.join(found[:_SHOWN])}{more}. "
+            f"an adapter's configuration must be as PEFT writes it; {path} says {tell_some(found, _SHOWN)}. "
             "Save the adapter again with PEFT."
         ) from err
     _require_mergeable(said, config.init_lora_weights, path)

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.listing import tell_some
 from ft_pipeline.merging.adapter import Adapter
 from ft_pipeline.merging.logit_sources import Source
 from ft_pipeline.merging.names import find_names
@@ -97,10 +98,9 @@ def compare_logits(
         return None
     expected, noisy, actual = probe.run()
     if probe.problems:
-        more = f"; and {len(probe.problems) - _SHOWN} more" if len(probe.problems) > _SHOWN else ""
         raise ConversionError(
             f"a merged tensor must be the base's with the adapter's update, rounded once; in {merged.folder} "
-            f"{'; '.join(probe.problems[:_SHOWN])}{more}. Delete the merged model and merge again."
+            f"{tell_some(probe.problems, _SHOWN)}. Delete the merged model and merge again."
         )
     difference, noise = (float((expected - other).abs().max()) for other in (actual, noisy))
     check = LogitCheck(difference, float(expected.std()), _LOGITS_MARGIN * noise)

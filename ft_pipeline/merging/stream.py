@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_pipeline.errors import BaseModelError, ConversionError
+from ft_pipeline.listing import tell_some
 from ft_pipeline.merging.adapter import Adapter
 from ft_pipeline.merging.layout import Layout, OutputFile
 from ft_pipeline.merging.nf4 import RoundedTensor, round_tensor
@@ -191,14 +192,13 @@ class StreamedMerge:
     def _describe_unfit(self) -> str:
         # In the order of the model, however the threads came along.
         unfit = [f"{name} {self._unfit[name]}" for name in self._layout.weights.shapes if name in self._unfit]
-        more = f"; and {len(unfit) - _SHOWN} more" if len(unfit) > _SHOWN else ""
         if set(self._unfit.values()) != {self._overflow}:
             fix = "The base is damaged: fetch it again."
         elif self._dtype == "float16":
             fix = "float16 ends at 65504, bfloat16 does not: set merging.dtype: bfloat16."
         else:
             fix = "The training diverged: train again with a lower learning rate."
-        return f"merged weights must be finite numbers; {'; '.join(unfit[:_SHOWN])}{more}. {fix}"
+        return f"merged weights must be finite numbers; {tell_some(unfit, _SHOWN)}. {fix}"
 
 
 def _is_finite(tensor: Any) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ft_pipeline.errors import ConversionError
+from ft_pipeline.listing import tell_some
 from ft_pipeline.merging.adapter import Update
 from ft_pipeline.merging.layout import OutputFile
 from ft_pipeline.merging.shards import FLOAT_TYPES, Shards, open_shards
@@ -128,8 +129,7 @@ class Verification:
             if update.must_change and name in self._sums and not self._sums[name].changed:
                 problems.append(f"{name} is targeted by the adapter and unchanged")
         if problems:
-            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise ConversionError(f"the merged model is not as it must be: {'; '.join(problems[:_SHOWN])}{more}.")
+            raise ConversionError(f"the merged model is not as it must be: {tell_some(problems, _SHOWN)}.")
         sums = self._sums.values()
         return MergeCheck(
             tensors=len(self.written.shapes),

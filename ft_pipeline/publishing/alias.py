@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ft_pipeline.durable import write_file
 from ft_pipeline.errors import PublicationError
 from ft_pipeline.file_lock import lock_file
+from ft_pipeline.listing import tell_some
 
 _SUFFIX = ".json"
 # Of versions that knew a champion alone.
@@ -228,9 +229,8 @@ def _unreadable(path: Path, err: ValidationError) -> PublicationError:
             "version of ft_pipeline. Update to that one."
         )
     faults = [f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in err.errors()]
-    more = f" (and {len(faults) - _SHOWN_FAULTS} more)" if len(faults) > _SHOWN_FAULTS else ""
     return PublicationError(
-        f"the alias {path} does not read: {'; '.join(faults[:_SHOWN_FAULTS])}{more}. Restore it from a backup, or "
+        f"the alias {path} does not read: {tell_some(faults, _SHOWN_FAULTS)}. Restore it from a backup, or "
         "remove it: then the recipe has no champion and no history."
     )
 

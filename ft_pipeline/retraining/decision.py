@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from ft_pipeline.listing import tell_some
 from ft_pipeline.recipe import RetrainingSection
 from ft_pipeline.retraining.arrivals import Arrivals, Unsettled
 from ft_pipeline.retraining.ledger import Book
@@ -175,8 +176,7 @@ def _find_failed(at: Situation) -> list[StartedRun]:
 
 
 def _show(files: Sequence[Unsettled]) -> str:
-    more = [f"and {len(files) - _SHOWN} more"] if len(files) > _SHOWN else []
-    return "; ".join([*(file.sentence for file in files[:_SHOWN]), *more])
+    return tell_some([file.sentence for file in files], _SHOWN)
 
 
 def _count(number: int, what: str) -> str:
