@@ -33,7 +33,7 @@ from ft_pipeline.quantization.types import uses_importance
 from ft_pipeline.recipe import QuantizationSection
 from ft_pipeline.summary import Scalar, Summary
 
-_BACKGROUND_THREADS = 4
+_BACKGROUND_THREADS = 5
 _SWITCH_SECONDS = 0.0005
 _SHOWN = 3
 
@@ -84,6 +84,8 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
     with ThreadPoolExecutor(_BACKGROUND_THREADS) as pool, _switching_often():
         # Loading a tokenizer takes seconds, nearly all for imports: on another core, while the first type is made.
         reading = pool.submit(_read_trained, request)
+        # A process of its own that takes as long to start, and needs nothing of what is made here.
+        lora = pool.submit(_write_lora, request, reporter)
         importance = _read_importance(request, reporter)
         shipped = [
             _make(request, type_name, index, importance, reporter)
@@ -97,7 +99,7 @@ def build_gguf(request: GgufRequest, reporter: Reporter) -> Summary:
         parity = [compare_tokens(file.first, trained, references) for file in shipped]
         parameters = load_fully(shipped[0].first)
         table = list_files(shipped, parameters)
-        extra = _write_beside(request, trained, shipped[0], table, parity[0].adds_bos, reporter)
+        extra = _write_beside(request, trained, shipped[0], table, lora.result(), adds_bos=parity[0].adds_bos)
         sha256 = {name: future.result() for name, future in hashing.items()}
         for flush in flushing:
             flush.result()
@@ -207,13 +209,23 @@ def _tell_fallbacks(made: QuantizedFile, reporter: Reporter) -> None:
         )
 
 
+def _write_lora(request: GgufRequest, reporter: Reporter) -> str | None:
+    """The file of the adapter alone; None: none is made."""
+    if not (request.settings.lora_gguf and request.provenance and request.adapter and request.base):
+        return None
+    file = request.out_dir / f"{request.name}-lora-F16.gguf"
+    is_written = write_lora(request.adapter, request.base, file, request.provenance, request.converter, reporter)
+    return file.name if is_written else None
+
+
 def _write_beside(
     request: GgufRequest,
     trained: TrainedTokenizer,
     published: ShippedFile,
     table: Sequence[Mapping[str, Scalar]],
+    lora: str | None,
+    *,
     adds_bos: bool,
-    reporter: Reporter,
 ) -> dict[str, str]:
     """What a runtime needs besides, for a model that ships.
 
@@ -233,17 +245,9 @@ def _write_beside(
         )
         (request.out_dir / MODELFILE).write_text(text, encoding="utf-8", newline="\n")
         files["Modelfile"] = MODELFILE
-    lora = f"{request.name}-lora-F16.gguf"
-    if (
-        request.settings.lora_gguf
-        and request.adapter
-        and request.base
-        and write_lora(
-            request.adapter, request.base, request.out_dir / lora, request.provenance, request.converter, reporter
-        )
-    ):
+    if lora:
         files["LoRA"] = lora
-    write_card(request.out_dir, request.provenance, table, files.get("LoRA"))
+    write_card(request.out_dir, request.provenance, table, lora)
     return files
 
 
