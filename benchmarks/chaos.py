@@ -43,7 +43,7 @@ _DAEMON_TESTS = {
     "the daemon in the middle of a look, and when a run was just started": "test_killed_look.py",
 }
 # Publishing takes a second of a whole run: moments drawn from all of it meet it hardly ever.
-_LAST_KILLS = 8
+_LAST_KILL, _LAST_KILLS = "kill while it publishes", 8
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,7 @@ def _make(kind: str, whats: Any, play: Callable[[str, Path], Outcome]) -> Iterat
 def _make_last_kill(reference: Reference, seed: int, number: int) -> Event:
     fraction = (number + 0.5) / _LAST_KILLS
     moment = Moment(END, fraction, at_once=bool(number % 2), is_whole=False, seed=f"{seed} {END} {number}")
-    name = f"kill while it publishes: {number + 1}"
-    return Event(name, "kill while it publishes", lambda folder: survive_kill(reference, folder, moment))
+    return Event(f"{_LAST_KILL}: {number + 1}", _LAST_KILL, lambda folder: survive_kill(reference, folder, moment))
 
 
 def _make_kill(reference: Reference, seed: int, number: int) -> Event:
@@ -203,6 +202,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         "",
         *_tabulate_kills([event for event in events if event["process"]]),
         "",
+        *_tell_publishing(events),
         "## The others",
         "",
         "| kind | event | survived |",
@@ -211,6 +211,14 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _tell_publishing(events: list[dict[str, Any]]) -> list[str]:
+    met = [event["facts"].get("is_published") for event in events if event["kind"] == _LAST_KILL]
+    if not met:
+        return []
+    before, after = met.count(False), met.count(True)
+    return [f"Of the kills while it publishes {before} came before the new champion was there, {after} after.", ""]
 
 
 def _say_missing(count: int) -> list[str]:

@@ -90,7 +90,10 @@ def survive_kill(reference: Reference, folder: Path, moment: Moment) -> Outcome:
         silent_after, stuck = wait_for_silence(instance, _SILENT_AFTER_SECONDS)
         outcome.facts["silent_after_seconds"] = round(silent_after, 2)
         outcome.faults += [stuck] if stuck else []
-    outcome.faults += find_damage(instance, reference.champions)
+    damage = list(find_damage(instance, reference.champions))
+    outcome.faults += damage
+    if not damage and (champion := instance.state.champion):
+        outcome.facts["is_published"] = champion.gguf_model == reference.champions[1]
     started = time.monotonic()
     status = instance.run(name="rerun")
     outcome.facts["rerun_seconds"] = round(time.monotonic() - started, 1)
