@@ -37,12 +37,13 @@ def main() -> None:
 def doctor() -> None:
     """Say what is missing or mismatched on this machine."""
     where = environment.project_root(), environment.recipe_name(), environment.artifacts_folder()
-    findings = list(examine(*where, environment.device_name()))
-    for finding in findings:
+    is_well = True
+    for finding in examine(*where, environment.device_name()):
         click.echo(f"{'FIX' if finding.fix else ' ok'}  {finding.subject}: {finding.state}")
         if finding.fix:
             click.echo(f"     -> {finding.fix}")
-    sys.exit(any(finding.fix for finding in findings))
+            is_well = False
+    sys.exit(not is_well)
 
 
 @main.command()

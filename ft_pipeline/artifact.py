@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, field_validator
 
 from ft_pipeline.containment import is_below
 from ft_pipeline.errors import ArtifactError
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
     notes: dict[str, Any]
     wall_seconds: float
     peak_rss_bytes: int | None
-    created_at: datetime
+    created_at: AwareDatetime
 
     @field_validator("files")
     @classmethod

@@ -127,6 +127,7 @@ class ArtifactStore:
             MissingArtifact: there is no such folder.
             CorruptArtifact: the manifest does not read, or is of another artifact.
             NewerFormat: a newer version has built it.
+            ArtifactError: it cannot be read.
         """
         path = self._path(asset, fingerprint_)
         if path.is_symlink() or path.is_file():
@@ -139,6 +140,11 @@ class ArtifactStore:
             raise MissingArtifact(f"{asset} {fingerprint_} is not in {self.root}") from err
         except ValueError as err:
             raise CorruptArtifact(f"{path / MANIFEST} does not read: {err}. Build it again.") from err
+        except OSError as err:
+            raise ArtifactError(
+                f"{path / MANIFEST} must be readable, and is not: {err.strerror}. Give the folder to the user that "
+                "runs the pipeline (chown -R), or move it away."
+            ) from err
         if (manifest.format, manifest.asset, manifest.fingerprint) != (MANIFEST_FORMAT.present, asset, fingerprint_):
             raise CorruptArtifact(
                 f"{path / MANIFEST} says format {manifest.format}, {manifest.asset} {manifest.fingerprint}; expected "

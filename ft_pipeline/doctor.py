@@ -7,12 +7,13 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ft_pipeline import environment
 from ft_pipeline.base_model import open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import find_sources
+from ft_pipeline.datasets.sources.redaction import hide_credentials
 from ft_pipeline.errors import PipelineError
 from ft_pipeline.finetuning.device import Device, find_device
 from ft_pipeline.finetuning.neighbours import describe_neighbours, list_neighbours
@@ -27,19 +28,35 @@ from ft_pipeline.recipe_file import find_recipe, load_recipe, place_recipe
 
 def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Iterator[Finding]:
     """Look at everything that a run of this recipe needs, with its artifacts in that folder and on that device."""
-    yield _examine_python()
-    yield _examine_packages(root / "constraints.txt")
-    yield _guard("llama.cpp's converter", _find_converter, "make setup")
-    yield _guard("llama.cpp's template engine", _find_template_engine, "make setup")
-    yield _examine_compiler()
-    yield _examine_torch()
-    yield from _examine_device(device)
-    yield examine_locks(environment.lock_folder())
-    yield from _examine_recipe(root, recipe_name, artifacts)
-    yield examine_names(root, place_recipe(recipe_name, root))
-    yield from examine_store(artifacts, environment.published_folder(artifacts))
-    yield from examine_dagster(environment.dagster_home(), environment.read_variable)
-    yield examine_servers()
+    looks: dict[str, Callable[[], Finding | Iterable[Finding]]] = {
+        "Python": _examine_python,
+        "packages": lambda: _examine_packages(root / "constraints.txt"),
+        "llama.cpp's converter": lambda: _guard("llama.cpp's converter", _find_converter, "make setup"),
+        "llama.cpp's template engine": lambda: _guard(
+            "llama.cpp's template engine", _find_template_engine, "make setup"
+        ),
+        "C++ compiler": _examine_compiler,
+        "torch": _examine_torch,
+        "device": lambda: _examine_device(device),
+        "locks of devices": lambda: examine_locks(environment.lock_folder()),
+        f"recipe {recipe_name}": lambda: _examine_recipe(root, recipe_name, artifacts),
+        "names of recipes": lambda: examine_names(root, place_recipe(recipe_name, root)),
+        "artifact store": lambda: examine_store(artifacts, environment.published_folder(artifacts)),
+        "Dagster": lambda: examine_dagster(environment.dagster_home(), environment.read_variable),
+        "servers": examine_servers,
+    }
+    for subject, look in looks.items():
+        yield from _look(subject, look)
+
+
+def _look(subject: str, look: Callable[[], Finding | Iterable[Finding]]) -> Iterator[Finding]:
+    """What is found; what breaks the look off is a finding too, and the rest is looked at."""
+    try:
+        found = look()
+        yield from [found] if isinstance(found, Finding) else found
+    except Exception as err:  # noqa: BLE001 - whatever is wrong with a machine
+        said = hide_credentials(f"{type(err).__name__}: {err}")
+        yield Finding(subject, f"it cannot be looked at: {said}", "mend what the message names")
 
 
 def _find_converter() -> str:

@@ -63,8 +63,12 @@ def remove_path(path: Path, *, ignore_errors: bool = False) -> None:
     """Remove a file, a folder with all that is in it, or a link itself; nothing is done where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
-    else:
+        return
+    try:
         path.unlink(missing_ok=True)
+    except OSError:
+        if not ignore_errors:
+            raise
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -46,10 +46,10 @@ def remove_leftovers(paths: list[Path]) -> None:
     for folder in folders:
         with try_lock_file(folder / ".lock") as is_free:
             for copy in list(_find_old_copies_of(folder, time.time())) if is_free else []:
-                copy.unlink(missing_ok=True)
+                remove_path(copy, ignore_errors=True)
     for path in (path for path in paths if path.parent not in folders):
         if path.name not in _STAGED:
-            path.unlink(missing_ok=True)
+            remove_path(path, ignore_errors=True)
             continue
         with try_lock_file(_lock_of_staged(path)) as is_free:
             if is_free:

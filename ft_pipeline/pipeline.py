@@ -213,6 +213,10 @@ class Pipeline:
         except Exception as err:  # noqa: BLE001 - the model is published already, whatever goes wrong in the store
             self._reporter.warning(f"not all that nobody needs was removed from the store: {type(err).__name__}: {err}")
             return publication
+        if collected.stuck:
+            self._reporter.warning(
+                f"{len(collected.stuck)} things in the store could not be removed; make gc names them"
+            )
         return replace(publication, removed=collected.removed, freed_bytes=collected.freed_bytes)
 
 

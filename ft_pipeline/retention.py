@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -43,18 +44,27 @@ class Collected:
         judged: All artifacts that were there.
         leftovers: What is no artifact and nobody uses any more.
         swept: What killed writers have left: drafts, and checkpoints of trainings that nobody goes on with.
+        stuck: What of all that could not be removed.
         freed_bytes: Disk that all of it gives back; a file that is linked to what stays gives none.
     """
 
     judged: tuple[Judged, ...]
     leftovers: tuple[Path, ...]
     swept: tuple[Path, ...]
+    stuck: tuple[Path, ...]
     freed_bytes: int
+
+    @property
+    def going(self) -> tuple[Path, ...]:
+        """All that goes, artifacts first."""
+        artifacts = (one.artifact.path for one in self.judged if one.reason is None)
+        return (*artifacts, *self.leftovers, *self.swept)
 
     @property
     def removed(self) -> tuple[str, ...]:
         """Asset and fingerprint of the artifacts that go."""
-        return tuple("/".join(one.artifact.key) for one in self.judged if one.reason is None)
+        judged = (one for one in self.judged if one.reason is None and one.artifact.path not in self.stuck)
+        return tuple("/".join(one.artifact.key) for one in judged)
 
 
 def collect_garbage(
@@ -86,16 +96,27 @@ def collect_garbage(
             if one.reason is not None:
                 measure_files(one.artifact.path, seen)
         going = [one.artifact for one in judged if one.reason is None]
-        paths = [*(artifact.path for artifact in going), *leftovers, *swept]
-        freed = sum(measure_files(path, seen) for path in paths)
+        sizes = {path: measure_files(path, seen) for path in [*(one.path for one in going), *leftovers, *swept]}
+        stuck: list[Path] = []
         if not dry_run:
-            for artifact in going:
-                store.remove(artifact)
-            store.sweep()
-            remove_leftovers(leftovers)
+            stuck = _remove(store, going, leftovers, swept)
             _forget_old(store, runs, past)
             store.traces.keep_only(_walk(store, (artifact.key for artifact in store.list_artifacts()))[1])
-    return Collected(tuple(judged), tuple(leftovers), tuple(swept), freed)
+    freed = sum(size for path, size in sizes.items() if path not in stuck)
+    return Collected(tuple(judged), tuple(leftovers), tuple(swept), tuple(stuck), freed)
+
+
+def _remove(store: ArtifactStore, going: list[Artifact], leftovers: list[Path], swept: list[Path]) -> list[Path]:
+    """Remove it all; what is still there, for it may be another user's."""
+    stuck = []
+    for artifact in going:
+        try:
+            store.remove(artifact)
+        except OSError:
+            stuck.append(artifact.path)
+    store.sweep()
+    remove_leftovers(leftovers)
+    return stuck + [path for path in [*leftovers, *swept] if os.path.lexists(path)]
 
 
 def judge_artifacts(

@@ -14,6 +14,8 @@ from ft_pipeline.fingerprint import FINGERPRINT_CHARS
 ASSET_FORM = r"[a-z][a-z0-9_]*"
 FINGERPRINT_FORM = rf"[0-9a-f]{{{FINGERPRINT_CHARS}}}"
 KEY_FORM = rf"{ASSET_FORM}-{FINGERPRINT_FORM}"
+# A folder that a file system makes at the root of a disk.
+_OF_THE_DISK = "lost+found"
 
 
 def find_folders(root: Path, *names: str) -> list[Path]:
@@ -33,7 +35,10 @@ def find_files(root: Path, *names: str) -> list[Path]:
 def find_strangers(store_root: Path) -> list[Path]:
     """What lies where artifacts do and is none; hidden files are nobody's matter."""
     assets = find_folders(store_root, ASSET_FORM)
-    there = {*store_root.glob("[!._]*"), *(path for folder in assets for path in folder.glob("[!.]*"))}
+    there = {
+        *(path for path in store_root.glob("[!._]*") if path.name != _OF_THE_DISK),
+        *(path for folder in assets for path in folder.glob("[!.]*")),
+    }
     return sorted(there - {*assets, *find_folders(store_root, ASSET_FORM, FINGERPRINT_FORM)})
 
 

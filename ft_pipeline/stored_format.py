@@ -47,7 +47,10 @@ class StoredFormat:
             OSError: it cannot be read.
         """
         text = path.read_bytes()
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError as err:
+            raise ValueError("it is nested without end") from err
         if not isinstance(fields, dict):
             return model.model_validate_json(text)
         found = fields.get(FIELD, 0)

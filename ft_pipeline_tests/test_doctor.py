@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ft_pipeline import doctor
 from ft_pipeline.doctor import examine
 from ft_pipeline.finetuning import device as device_module
 from ft_pipeline.finetuning.torch_build import TorchBuild
@@ -48,3 +49,17 @@ def test_a_machine_without_a_card_trains_on_its_processor(project: Path, tmp_pat
     assert found["device"].fix == ""
     assert found["torch"].state.startswith("2.")
     assert found["recipe demo"].fix == ""
+
+
+def test_what_breaks_a_look_off_is_a_finding_and_the_rest_is_looked_at(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_folder: Path) -> Finding:
+        raise PermissionError(13, "Permission denied", "postgresql://ops:hunter2@host/locks")
+
+    monkeypatch.setattr(doctor, "examine_locks", fail)
+    found = _examine(project, tmp_path)
+    assert found["locks of devices"].fix
+    assert "it cannot be looked at: PermissionError" in found["locks of devices"].state
+    assert "hunter2" not in found["locks of devices"].state
+    assert "artifact store" in found

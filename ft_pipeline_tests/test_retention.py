@@ -11,7 +11,7 @@ from ft_pipeline.__main__ import main
 from ft_pipeline.artifact import ArtifactKey, Written
 from ft_pipeline.artifacts import ArtifactStore
 from ft_pipeline.base_model import BaseModel
-from ft_pipeline.errors import ArtifactError, CorruptArtifact
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, ResourceError
 from ft_pipeline.publishing.alias import JudgedModel, alias_folder, read_state, write_state
 from ft_pipeline.publishing.history import promote, reject
 from ft_pipeline.recipe import Recipe
@@ -334,3 +334,45 @@ def test_files_of_others_in_the_store_are_left_alone(machine: Machine) -> None:
         (machine.store.root / name).touch()
     machine.collect()
     assert (machine.store.root / "gguf_model/.DS_Store").exists()
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_goes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ggufs = [machine.run(number) for number in range(4)]
+    stuck = machine.store.root / "gguf_model" / ggufs[0]
+    freed = machine.collect(dry_run=True).freed_bytes
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    done = CliRunner().invoke(main, ["gc"])
+    assert machine.left("gguf_model") == {("mine", 0), ("mine", 2), ("mine", 3)}
+    assert machine.left("trained_adapter") == {("mine", 2), ("mine", 3)}
+    assert isinstance(done.exception, ResourceError)
+    assert str(stuck) in str(done.exception)
+    assert f"gone: gguf_model/{ggufs[0]}" not in done.output
+    assert f"gone: gguf_model/{ggufs[1]}" in done.output
+    again = machine.collect()
+    assert (again.stuck, again.removed) == ((stuck,), ())
+    assert 0 == again.freed_bytes < freed
+
+
+def test_an_artifact_that_cannot_be_read_is_passed_over_unless_it_is_needed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.publish(machine.run(0))
+    lone = machine.store.root / "gguf_model" / ("a" * 24)
+    (lone / "manifest.json").mkdir(parents=True)  # `open` fails, as that of a file which is another user's
+    machine.collect()
+    monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
+    for command in ("gc", "verify"):
+        output = CliRunner().invoke(main, [command], catch_exceptions=False).output
+        assert f"{lone}/manifest.json must be readable, and is not: Is a directory." in output
+    (manifest := machine.store.root / "gguf_model" / machine.run(0) / "manifest.json").unlink()
+    manifest.mkdir()
+    with pytest.raises(ArtifactError, match="must be readable"):
+        machine.collect()

@@ -24,9 +24,10 @@ from pathlib import Path
 
 from ft_pipeline.artifact import MANIFEST, Artifact, FileRecord
 from ft_pipeline.artifacts import ArtifactStore
+from ft_pipeline.containment import is_inside
 from ft_pipeline.disk_space import require_space
 from ft_pipeline.durable import link_or_copy, remove_path, sync
-from ft_pipeline.errors import CorruptArtifact, MissingArtifact
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.leftovers import BACKUP, measure_files
@@ -37,9 +38,12 @@ from ft_pipeline.operations.backup_folder import (
     note_backup,
     prune_backups,
     remove_drafts,
+    require_known_note,
 )
 from ft_pipeline.operations.contents import CONTENTS, RECORDS, Contents, is_to_save
 from ft_pipeline.operations.disk_faults import told_of_faults
+from ft_pipeline.publishing.alias import alias_folder, list_recipes, read_state
+from ft_pipeline.publishing.champion_files import ASSET
 from ft_pipeline.retention import REASONS, Judged, Reason, judge_artifacts
 from ft_pipeline.run_record import RunFolder
 from ft_pipeline.traces import TraceFolder
@@ -71,12 +75,13 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
 
     Args:
         store: The store.
-        folder: Where the file goes, best on another disk; no other store's.
+        folder: Where the file goes, outside of the store and best on another disk; no other store's.
         champions_only: Only what published models are made of, without any 16-bit weights.
         keep: So many backups stay there, this one among them; None: all.
 
     Raises:
-        MissingArtifact: there is nothing to save.
+        MissingArtifact: there is nothing to save, or the store has lost a champion.
+        NewerFormat: a newer version has made the last one.
         CorruptArtifact: what a published model is made of is damaged, or the disk has not kept what was written; no
             backup is left.
         DiskSpaceError: it does not fit.
@@ -85,6 +90,8 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
     created_at = datetime.now(UTC)
     path = folder / name_backup(created_at)
     draft = path.with_name(f".{path.name}.draft")
+    _require_elsewhere(folder, store.root)
+    require_known_note(store.root)
     with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)
@@ -100,6 +107,14 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
         removed += prune_backups(path, keep) if keep else []
         note_backup(store.root, LastBackup(at=created_at, path=str(path.absolute()), is_one_of_many=keep is not None))
     return Backup(path, contents, tuple(staged.left_out), tuple(removed))
+
+
+def _require_elsewhere(folder: Path, store_root: Path) -> None:
+    if is_inside(folder, [store_root]):
+        raise ArtifactError(
+            f"a backup must lie elsewhere than what it saves, and {folder} is in the store {store_root}. Name another "
+            "folder, best on another disk."
+        )
 
 
 def _write_whole(draft: Path, staged: _Staged, created_at: datetime) -> Contents:
@@ -129,8 +144,8 @@ def find_faults(path: Path, contents: Contents) -> list[str]:
                 if not is_table and (fault := _find_fault(archive, member, contents, seen)):
                     faults.append(fault)
                 seen.add(member.name)
-    except tarfile.TarError as err:
-        faults.append(f"it is cut off: {err}")
+    except (tarfile.TarError, ValueError, RecursionError) as err:
+        faults.append(f"it is cut off, or made to mislead: {err}")
     return faults + [f"{name} is missing" for name in sorted(contents.files.keys() - seen)]
 
 
@@ -169,6 +184,18 @@ class _Staged:
             self._leave_out(artifact, f"{err.filename} is not there")
         else:
             self.artifacts.append(artifact)
+
+    def require_champions(self) -> None:
+        """Refuse what could not be restored: a champion whose files the store has lost."""
+        aliases, keys = alias_folder(self.folder), {artifact.key for artifact in self.artifacts}
+        for name in list_recipes(aliases):
+            champion = read_state(aliases, name).champion
+            if champion and (ASSET, champion.gguf_model) not in keys:
+                raise MissingArtifact(
+                    f"a backup must hold the champion of {name}, and {ASSET} {champion.gguf_model} is not in the store "
+                    "any more. A run of the recipe brings it back from the published folder where it is whole there, "
+                    "make rollback goes to another model; nothing was saved."
+                )
 
     def leave_out_damaged(self) -> bool:
         """Compare all bytes with the manifests; whether an artifact was found damaged, which no champion needs."""
@@ -214,6 +241,7 @@ def _stage(store: ArtifactStore, reasons: Collection[Reason]) -> Iterator[_Stage
                         TraceFolder(staged.folder).leave(judged.artifact)
             if not staged.artifacts:
                 raise MissingArtifact(f"{store.root} holds no artifact that is to be saved. Run the pipeline first.")
+            staged.require_champions()
             yield staged
         finally:
             shutil.rmtree(staged.folder, ignore_errors=True)

@@ -6,16 +6,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tarfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from ft_pipeline.durable import write_file
+from ft_pipeline.operations.contents import CONTENTS_FORMAT
 from ft_pipeline.store_names import find_files
-from ft_pipeline.stored_format import StoredFormat
+from ft_pipeline.stored_format import FIELD, StoredFormat
 
 _FORMAT = StoredFormat()
 _NAME = r"ft_pipeline-[0-9]{8}T[0-9]{6}Z\.tar"
@@ -27,7 +31,7 @@ class LastBackup(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
-    at: datetime
+    at: AwareDatetime
     path: str
     is_one_of_many: bool
 
@@ -46,6 +50,16 @@ def remove_drafts(folder: Path) -> None:
 def note_backup(store_root: Path, last: LastBackup) -> None:
     """Remember it."""
     write_file(store_root / "_last_backup.json", last.model_dump_json())
+
+
+def require_known_note(store_root: Path) -> None:
+    """See that this version may write that.
+
+    Raises:
+        NewerFormat: a newer version has.
+    """
+    with suppress(ValueError):  # what does not read is written anew
+        read_last_backup(store_root)
 
 
 def read_last_backup(store_root: Path) -> LastBackup | None:
@@ -85,6 +99,19 @@ def make_room(to_make: Path, need_bytes: int, keep: int | None) -> list[Path]:
 
 
 def _list_older(made: Path) -> list[Path]:
-    """All others, newest first; those that say to be later are of a clock that was wrong, and come last."""
-    others = [path for path in find_files(made.parent, _NAME) if path != made]
+    """All others, newest first; those that say to be later are of a clock that was wrong, and come last.
+
+    None of a newer version's: this one does not know what they hold.
+    """
+    others = [path for path in find_files(made.parent, _NAME) if path != made and not _is_newer(path)]
     return sorted(others, key=lambda path: (path.name < made.name, path.name), reverse=True)
+
+
+def _is_newer(backup: Path) -> bool:
+    with suppress(OSError, tarfile.TarError, ValueError, RecursionError), tarfile.open(backup, "r:") as archive:
+        first = archive.next()
+        stream = archive.extractfile(first) if first else None
+        table = json.load(stream) if stream else None
+        found = table.get(FIELD) if isinstance(table, dict) else None
+        return isinstance(found, int) and found > CONTENTS_FORMAT.present
+    return False

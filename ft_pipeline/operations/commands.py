@@ -8,12 +8,15 @@ import click
 
 from ft_pipeline import environment
 from ft_pipeline.artifacts import ArtifactStore
-from ft_pipeline.errors import CorruptArtifact
+from ft_pipeline.errors import CorruptArtifact, ResourceError
+from ft_pipeline.listing import name_some
 from ft_pipeline.operations.backup import back_up
 from ft_pipeline.operations.restore import restore as restore_store
 from ft_pipeline.operations.sizes import measure_store, render_sizes
 from ft_pipeline.ownership import require_owner
 from ft_pipeline.retention import collect_garbage
+
+_SHOWN = 10
 
 
 def _store() -> ArtifactStore:
@@ -33,10 +36,15 @@ def gc(keep_last: int | None, dry_run: bool) -> None:
         click.echo(line)
     if not dry_run:
         collected = collect_garbage(store, keep_last=keep_last)
-    others = [str(path.relative_to(store.root)) for path in (*collected.leftovers, *collected.swept)]
-    for name in [*collected.removed, *others]:
-        click.echo(f"{'would go' if dry_run else 'gone'}: {name}")
+    for path in collected.going:
+        if path not in collected.stuck:
+            click.echo(f"{'would go' if dry_run else 'gone'}: {path.relative_to(store.root)}")
     click.echo(f"{collected.freed_bytes / 2**20:.1f} MiB {'would be' if dry_run else 'are'} free")
+    if collected.stuck:
+        raise ResourceError(
+            f"what nobody needs must be removable, and this is not: {name_some([*map(str, collected.stuck)], _SHOWN)}. "
+            "Give it to the user that runs the pipeline (chown -R), and run this again."
+        )
 
 
 @click.command()

@@ -16,11 +16,13 @@ from ft_pipeline.artifact import FileRecord
 from ft_pipeline.containment import is_below
 from ft_pipeline.listing import name_some
 from ft_pipeline.store_names import ASSET_FORM, FINGERPRINT_FORM
+from ft_pipeline.stored_format import StoredFormat
 
 CONTENTS = "backup.json"
 RECORDS = ("_aliases", "_runs", "_traces", "_retraining")
 _IN_A_STORE = re.compile(rf"{ASSET_FORM}/{FINGERPRINT_FORM}/.+|({'|'.join(RECORDS)})/(.+/)?[^./][^/]*\.json", re.DOTALL)
 _SHOWN_NAMES = 3
+CONTENTS_FORMAT = StoredFormat()
 
 
 class Contents(BaseModel):

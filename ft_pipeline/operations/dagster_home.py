@@ -104,7 +104,7 @@ def _tell_hidden(processes: Sequence[str]) -> str:
 def _read_config(path: Path) -> dict[str, Any] | Finding:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as err:
+    except (OSError, ValueError, yaml.YAMLError) as err:
         return Finding("dagster.yaml", f"{path}: {err}", "copy the project's dagster.yaml, or one of deploy/, there")
     return config if isinstance(config, dict) else {}
 

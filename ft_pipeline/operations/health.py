@@ -124,7 +124,7 @@ def _examine_backup(store_root: Path) -> Finding:
     """Backups that nobody misses until one is needed: those that a timer makes are known by what `--keep` removes."""
     try:
         last = read_last_backup(store_root)
-    except (PipelineError, ValueError) as err:
+    except (PipelineError, ValueError, OSError) as err:
         return Finding("last backup", str(err), "make a backup, or update ft_pipeline")
     if last is None:
         return Finding("last backup", "none was made of this store")

@@ -24,14 +24,11 @@ from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, 
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.leftovers import MOVING, RESTORE
 from ft_pipeline.operations.backup import find_faults
-from ft_pipeline.operations.contents import CONTENTS, RECORDS, Contents
+from ft_pipeline.operations.contents import CONTENTS, CONTENTS_FORMAT, RECORDS, Contents
 from ft_pipeline.operations.disk_faults import told_of_faults
 from ft_pipeline.publishing.alias import alias_folder, alias_lock, list_recipes, read_state
-from ft_pipeline.publishing.champion_files import find_champion_files, write_champion
+from ft_pipeline.publishing.champion_files import find_champion_files, has_files, write_champion
 from ft_pipeline.publishing.folder import PublishedFolder
-from ft_pipeline.stored_format import StoredFormat
-
-_FORMAT = StoredFormat()
 
 
 def restore(backup: Path, store_root: Path, published: Path) -> Contents:
@@ -60,7 +57,7 @@ def restore(backup: Path, store_root: Path, published: Path) -> Contents:
         files.mkdir(parents=True, mode=0o700)
         try:
             contents = _unpack(backup, files)
-            _require_aliases(backup, files)
+            _require_champions(backup, files, published)
             write_file(draft / MOVING, contents.model_dump_json())
             _move_in(files, contents, store_root)
         except BaseException:
@@ -75,7 +72,7 @@ def restore(backup: Path, store_root: Path, published: Path) -> Contents:
 def _list_moved(draft: Path) -> list[str]:
     """What a restore that was cut off has put into its place."""
     try:
-        contents = _FORMAT.read(draft / MOVING, Contents)
+        contents = CONTENTS_FORMAT.read(draft / MOVING, Contents)
     except FileNotFoundError:
         return []
     except ValueError as err:
@@ -157,10 +154,10 @@ def _read_contents(backup: Path, scratch: Path) -> Contents:
             if first is None or first.name != CONTENTS or not first.isfile() or first.issparse():
                 raise CorruptArtifact(f"{backup} is no backup of ft_pipeline: it must begin with {CONTENTS}.")
             _extract([first], archive, scratch)
-        contents = _FORMAT.read(scratch / CONTENTS, Contents)
+        contents = CONTENTS_FORMAT.read(scratch / CONTENTS, Contents)
     except FileNotFoundError as err:
         raise MissingArtifact(f"there is no backup {backup}.") from err
-    except (tarfile.TarError, ValueError) as err:
+    except (tarfile.TarError, ValueError, RecursionError) as err:
         raise CorruptArtifact(
             f"{backup} is no backup of ft_pipeline, or is damaged: {_say(err)}. Take another one."
         ) from err
@@ -175,15 +172,20 @@ def _say(err: Exception) -> str:
     return "; ".join(f"{place or 'the table'}: {words}" for place, words in faults)
 
 
-def _require_aliases(backup: Path, files: Path) -> None:
-    """One that does not read would be found when all is in its place."""
-    aliases = alias_folder(files)
+def _require_champions(backup: Path, files: Path, published: Path) -> None:
+    """An alias that does not read, or whose champion is nowhere, would be found when all is in its place."""
+    aliases, store = alias_folder(files), ArtifactStore(files)
     for name in list_recipes(aliases):
         try:
-            read_state(aliases, name)
+            champion = read_state(aliases, name).champion
         except PublicationError as err:
             words = str(err).replace(f"{files}/", "")
             raise CorruptArtifact(f"{backup} cannot be restored: {words} Or take another backup.") from err
+        if champion and not has_files(store, PublishedFolder(published, files, name), champion.gguf_model):
+            raise CorruptArtifact(
+                f"{backup} cannot be restored: the champion of {name}, {champion.gguf_model}, is neither in it nor "
+                f"whole in {published}. Take another backup."
+            )
 
 
 def _move_in(files: Path, contents: Contents, store_root: Path) -> None:

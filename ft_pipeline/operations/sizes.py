@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ft_pipeline.leftovers import measure_files
 from ft_pipeline.retention import REASONS, Collected, Judged, Reason
-from ft_pipeline.store_names import ASSET_FORM, find_folders
+from ft_pipeline.store_names import ASSET_FORM, FINGERPRINT_FORM, find_folders
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -47,6 +47,9 @@ def measure_store(store_root: Path, collected: Collected) -> list[SizeRow]:
         kept = {reason: sizes[asset, reason] for reason in REASONS}
         going = sizes[asset, None]
         rows.append(SizeRow(asset, counts[asset], sum(kept.values()) + going, kept, going))
+    read = {one.artifact.path for one in collected.judged}
+    if unread := [path for path in find_folders(store_root, ASSET_FORM, FINGERPRINT_FORM) if path not in read]:
+        rows.append(SizeRow("do not read", len(unread), sum(measure_files(path, seen) for path in unread), {}, 0))
     others = [*collected.leftovers, *collected.swept]
     if drafts := [path for folder in find_folders(store_root, ASSET_FORM) for path in sorted(folder.glob(".*"))]:
         going = sum(measure_files(path, seen) for path in drafts if path in others)

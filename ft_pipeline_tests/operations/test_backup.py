@@ -332,3 +332,26 @@ def test_the_commands_keep_the_newest_backups(
     done = CliRunner().invoke(main, ["restore", str(newest)])
     assert done.exit_code == 0, done.output
     assert after.champion == before.champion
+
+
+def test_a_store_that_has_lost_its_champion_is_not_saved_and_no_backup_goes_for_it(
+    before: Publishing, saved: Backup
+) -> None:
+    shutil.rmtree(before.store.root / "gguf_model" / before.fingerprint(2))
+    with pytest.raises(
+        MissingArtifact, match=f"champion of demo, and gguf_model {before.fingerprint(2)} is not in the"
+    ):
+        back_up(before.store, saved.path.parent, keep=1)
+    assert list(saved.path.parent.iterdir()) == [saved.path]
+
+
+@pytest.mark.parametrize("name", ["", "_backup", "_restore", "elsewhere/link"])
+def test_a_backup_does_not_lie_in_what_it_saves(before: Publishing, tmp_path: Path, name: str) -> None:
+    (before.store.root / "elsewhere").mkdir()
+    (before.store.root / "elsewhere/link").symlink_to(before.store.root / "_logs")
+    with pytest.raises(ArtifactError, match="a backup must lie elsewhere than what it saves"):
+        back_up(before.store, before.store.root / name)
+    link = tmp_path / "link"
+    link.symlink_to(before.store.root)
+    with pytest.raises(ArtifactError, match="a backup must lie elsewhere than what it saves"):
+        back_up(before.store, link / "folder")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+import tarfile
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import DiskSpaceError
+from ft_pipeline.errors import DiskSpaceError, NewerFormat
 from ft_pipeline.operations import backup as module
 from ft_pipeline.operations.backup import back_up
 from ft_pipeline.operations.backup_folder import LastBackup, note_backup
+from ft_pipeline.operations.contents import CONTENTS
 from ft_pipeline.operations.health import examine_store
 from ft_pipeline_tests.publishing.small_models import Publishing
 
@@ -124,3 +128,20 @@ def test_the_doctor_knows_the_backup_that_was_made(before: Publishing, tmp_path:
     saved = back_up(before.store, tmp_path)
     found = {finding.subject: finding for finding in examine_store(before.store.root, before.published)}
     assert str(saved.path) in found["last backup"].state
+
+
+def test_what_a_newer_version_has_saved_stays(before: Publishing, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    newer, older = _make_earlier(folder, "20250102", "20250101")
+    table = json.dumps({"format": 9, "files": []}).encode()
+    with tarfile.open(newer, "w") as archive:
+        head = tarfile.TarInfo(CONTENTS)
+        head.size = len(table)
+        archive.addfile(head, io.BytesIO(table))
+    assert back_up(before.store, folder, keep=1).removed == (older,)
+    assert newer.exists()
+    note = before.store.root / "_last_backup.json"
+    note.write_text(json.dumps({"format": 9}))
+    with pytest.raises(NewerFormat, match="written by a newer version"):
+        back_up(before.store, folder, keep=1)
+    assert json.loads(note.read_text()) == {"format": 9}

@@ -79,6 +79,7 @@ def test_what_is_no_artifact_is_named(machine: Publishing, tmp_path: Path) -> No
     (store / f"gguf_model/{'a' * 24}").symlink_to(tmp_path)
     (store / "linked").symlink_to(tmp_path)
     (store / "gguf_model/.DS_Store").touch()
+    (store / "lost+found").mkdir()  # of the file system, where a store is the root of a disk
     found = _examine(machine)["strange in the store"]
     assert found.state.endswith(f": gguf_model/{'a' * 24}, gguf_model/backup, linked")
     assert found.fix == f"move them out of {store}"
@@ -143,3 +144,13 @@ def test_it_reads_no_file_of_a_model(machine: Publishing) -> None:
     model = make_model(machine.store, 1).path / "demo-Q4_K_M.gguf"
     model.write_text(model.read_text().replace("demo", "dEmo"))
     assert _examine(machine)["champion of demo"].fix == ""
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": 1, "at": "2026-01-01T00:00:00", "path": "/b", "is_one_of_many": true}', "[" * 9999]
+)
+def test_a_note_of_the_last_backup_that_does_not_read_hides_no_champion(machine: Publishing, text: str) -> None:
+    (machine.store.root / "_last_backup.json").write_text(text)
+    found = _examine(machine)
+    assert found["last backup"].fix
+    assert "champion of demo" in found

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from ft_pipeline.errors import ArtifactError, ResourceError
+from ft_pipeline.errors import ArtifactError, CorruptArtifact, ResourceError
 from ft_pipeline.operations import restore as module
 from ft_pipeline.operations.backup import Backup, back_up
+from ft_pipeline.operations.contents import CONTENTS
 from ft_pipeline.operations.restore import restore
+from ft_pipeline.publishing.folder import find_faults
 from ft_pipeline.retention import collect_garbage
 from ft_pipeline.retraining.ledger import Judged, Ledger
 from ft_pipeline_tests.operations.conftest import list_files
@@ -108,3 +114,36 @@ def test_the_store_may_be_a_disk_of_its_own(saved: Backup, tmp_path: Path) -> No
     done = subprocess.run([*NAMESPACE, "sh", "-c", inside], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 artifacts are whole, 0 are damaged" in done.stdout
+
+
+def _drop_champion(machine: Publishing, saved: Backup) -> Path:
+    """The backup without the champion's files, as a version made it that did not look for them."""
+    gone = f"gguf_model/{machine.fingerprint(2)}/"
+    made = saved.path.parent / "without.tar"
+    with tarfile.open(saved.path) as archive, tarfile.open(made, "w") as without:
+        for member in archive:
+            content = archive.extractfile(member)
+            text = content.read() if content else b""
+            if member.name == CONTENTS:
+                table = json.loads(text)
+                table["files"] = {name: record for name, record in table["files"].items() if not name.startswith(gone)}
+                text = json.dumps(table).encode()
+                member.size = len(text)
+            if not member.name.startswith(gone):
+                without.addfile(member, io.BytesIO(text))
+    return made
+
+
+def test_one_without_the_champion_is_refused_unless_the_published_folder_has_it(
+    before: Publishing, saved: Backup, after: Publishing
+) -> None:
+    backup = _drop_champion(before, saved)
+    with pytest.raises(
+        CorruptArtifact, match=f"the champion of demo, {before.fingerprint(2)}, is neither in it nor whole"
+    ):
+        restore(backup, after.store.root, after.published)
+    assert list_files(after.store) == {}
+    shutil.rmtree(before.store.root)
+    restore(backup, before.store.root, before.published)
+    assert before.champion == before.fingerprint(2)
+    assert find_faults(before.link) == []

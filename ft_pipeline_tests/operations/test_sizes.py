@@ -96,3 +96,15 @@ def test_columns_are_ranged_right_but_for_the_first() -> None:
         "gguf      1.5",
         "all   12345.0",
     ]
+
+
+def test_what_does_not_read_is_in_the_table_too(machine: Machine) -> None:
+    lost = machine.store.root / "gguf_model" / ("a" * 24)
+    lost.mkdir()
+    (lost / "model.gguf").write_bytes(bytes(3 << 20))
+    rows = {row.name: row for row in measure_store(machine.store.root, machine.collect(dry_run=True))}
+    assert (rows["do not read"].count, rows["do not read"].total_bytes, rows["do not read"].going_bytes) == (
+        1,
+        3 << 20,
+        0,
+    )
