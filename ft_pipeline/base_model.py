@@ -31,6 +31,8 @@ _SUFFIXES = {".json", ".safetensors", ".model", ".jinja", ".txt"}
 _NEEDED = ("config.json", "tokenizer_config.json")
 # transformers and Unsloth take a folder with it for an adapter, and load the base that it names: another one.
 _ADAPTER = "adapter_config.json"
+# transformers takes templates from there too, its default.jinja before all others.
+_MORE_TEMPLATES = "additional_chat_templates"
 # Fields of a config that name code for attention or experts; with a / a package of the Hub.
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -117,6 +119,12 @@ def _require_no_detour(folder: Path, config: dict[str, Any]) -> None:
         raise BaseModelError(
             f"a base must be a whole model; {folder} holds {_ADAPTER}, by which the libraries would load another base. "
             "Merge the adapter, or remove the file."
+        )
+    if (folder / _MORE_TEMPLATES).exists():
+        raise BaseModelError(
+            f"a base must have one chat template, which is trained and ships; {folder} holds {_MORE_TEMPLATES}, from "
+            "which the libraries would take others. Remove that folder; what it has that is wanted goes into "
+            "chat_template.jinja."
         )
     for key in _KERNELS:
         if "/" in str(config.get(key) or ""):

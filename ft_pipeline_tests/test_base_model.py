@@ -183,3 +183,12 @@ def test_a_tokenizer_is_copied_byte_by_byte(tmp_path: Path, tiny_base: Path) -> 
     copied = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= copied.keys()
     assert all((tiny_base / name).read_bytes() == text for name, text in copied.items())
+
+
+def test_templates_in_a_folder_beside_the_one_that_ships_are_refused(tmp_path: Path, tiny_base: Path) -> None:
+    _copy(tiny_base, tmp_path)
+    more = tmp_path / "base/additional_chat_templates"
+    more.mkdir()
+    (more / "default.jinja").write_text("{{ messages }}")
+    with pytest.raises(BaseModelError, match=r"a base must have one chat template.*additional_chat_templates"):
+        open_base(_section("base"), tmp_path)

@@ -8,8 +8,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from ft_pipeline.errors import StageProcessError
 
 _Argument = TypeVar("_Argument")
 _Piece = TypeVar("_Piece")
@@ -53,6 +56,9 @@ def map_in_order(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
         function: Goes to each process once, so it may hold what all pieces share.
         pieces: What it is called with.
         workers: Number of processes; with one, all is done in this one.
+
+    Raises:
+        StageProcessError: one of the processes was killed.
     """
     if workers <= 1:
         yield from map(function, pieces)
@@ -66,6 +72,11 @@ def map_in_order(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool as err:
+            raise StageProcessError(
+                "processes that look at rows must come to their end, and one was killed: most likely the machine ran "
+                "out of memory, or the base's chat template computes without end. Free memory, or use another base."
+            ) from err
         finally:
             for future in waiting:
                 future.cancel()

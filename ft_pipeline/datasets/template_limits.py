@@ -17,10 +17,17 @@ from ft_pipeline.errors import BaseModelError
 
 # Templates of known families take some microseconds a message.
 MAX_CPU_SECONDS = 10.0
+# Where a library's C code never comes back to Python (the hash of a tuple in a tuple, sixty deep), an exception ends
+# nothing: then the kernel ends the process.
+_KILL_AFTER = 1.5
 # Beyond what the process has when rendering begins.
 MAX_MEMORY_BYTES = 2 << 30
 MAX_TEXT_CHARS = 64 << 20
 _STATE = Path("/proc/self/statm")
+
+
+# By which a process dies whose template is not to be ended otherwise; nothing else here sends it.
+OVER_TIME = signal.SIGVTALRM
 
 
 class _TimeIsUp(BaseException):
@@ -30,7 +37,8 @@ class _TimeIsUp(BaseException):
 class TimeLimit:
     """Ends a rendering that takes too much computing; a machine that is busy with other things does not count.
 
-    To be made and used in a process's main thread, where signals arrive, and entered for each rendering.
+    One that cannot be ended takes its process along, by `OVER_TIME`. To be made and used in a process's main thread,
+    where signals arrive, and entered for each rendering.
 
     Args:
         source: Whose template it is.
@@ -46,9 +54,11 @@ class TimeLimit:
     def __enter__(self) -> None:
         # Again and again: what is raised while an object is deleted is lost.
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS, 1)
+        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS * _KILL_AFTER)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         if kind is _TimeIsUp:
             raise BaseModelError(_describe(self._source, f"{MAX_CPU_SECONDS:g} s of computing")) from None
 

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from pydantic import BaseModel
 
+from ft_pipeline.datasets.sources.redaction import hide_credentials
+from ft_pipeline.datasets.template_limits import OVER_TIME
 from ft_pipeline.errors import StageProcessError, error_class
 from ft_pipeline.processes.child import GRACE_SECONDS
 from ft_pipeline.processes.log_file import cut_log
@@ -25,6 +27,11 @@ from ft_pipeline.summary import Summary
 
 _TAIL_LINES = 20
 _POLL_SECONDS = 0.5
+# What a signal that ends a stage most likely means.
+_DEATHS = {
+    signal.SIGKILL: "the machine ran out of memory",
+    OVER_TIME: "the base's chat template computes without end. Do not use this base, or mend its template",
+}
 _OWN_KEYS = ("FT_PIPELINE_ALERT_", "DAGSTER_PG_URL")
 
 
@@ -160,19 +167,19 @@ def _judge(stage: str, status: int, outcome: Any, log_path: Path) -> StageResult
         raise error_class(outcome["type"])(outcome["message"])
     if kind == "crash":
         with log_path.open("a", encoding="utf-8") as log:
-            log.write(outcome["traceback"])
-        raise StageProcessError(f"the {stage} process failed: {outcome['message']}. Its log: {log_path}")
-    raise StageProcessError(
-        f"the {stage} process {_describe_death(status)}. The end of its log, {log_path}:\n{_tail(log_path)}"
-    )
+            log.write(hide_credentials(outcome["traceback"]))
+        said = hide_credentials(outcome["message"])
+        raise StageProcessError(f"the {stage} process failed: {said}. Its log: {log_path}")
+    end = hide_credentials(_tail(log_path))
+    raise StageProcessError(f"the {stage} process {_describe_death(status)}. The end of its log, {log_path}:\n{end}")
 
 
 def _describe_death(status: int) -> str:
     if status >= 0:
         return f"ended without a result (exit status {status})"
-    name = signal.Signals(-status).name
-    hint = ": most likely the machine ran out of memory" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+    found = signal.Signals(-status)
+    reason = _DEATHS.get(found)
+    return f"was killed by {found.name}" + (f": most likely {reason}" if reason else "")
 
 
 def _tail(log_path: Path) -> str:

@@ -6,6 +6,8 @@ import time
 import pytest
 
 from ft_pipeline.datasets.parallel import call_apart, map_ahead, map_in_order
+from ft_pipeline.datasets.template_limits import OVER_TIME
+from ft_pipeline.errors import StageProcessError
 
 
 def _see(number: int) -> tuple[int, str | None, int]:
@@ -31,6 +33,17 @@ def test_every_process_has_one_thread_and_results_keep_their_order() -> None:
 def test_an_error_reaches_the_caller(workers: int) -> None:
     with pytest.raises(ValueError, match="three"):
         list(map_in_order(_fail, range(9), workers))
+
+
+def _die(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), OVER_TIME)
+    return number
+
+
+def test_a_process_that_is_killed_is_an_error_that_says_what_it_may_be() -> None:
+    with pytest.raises(StageProcessError, match=r"one was killed: most likely .* memory, or the base's chat template"):
+        list(map_in_order(_die, range(9), 2))
 
 
 def test_threads_keep_the_order_too() -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from ft_pipeline.datasets.template_limits import OVER_TIME
 from ft_pipeline.errors import DatasetError
 from ft_pipeline.processes.reporter import Reporter
 from ft_pipeline.summary import Summary
+
+_SECRET = "403 for https://bob:hunter2secret@mlflow.corp/api?token=abc Authorization: Bearer abcdefghijklmnopqrstuvw"
 
 
 class PlayRequest(BaseModel):
@@ -37,23 +40,38 @@ def play(request: PlayRequest, reporter: Reporter) -> Summary:
             raise DatasetError("rule, value, place, fix")
         case "crash":
             raise ZeroDivisionError("unforeseen")
-        case "die":
-            sys.stderr.write("the last words\n")
-            sys.stderr.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "die and leave a fork":
-            if os.fork() == 0:
-                time.sleep(60)
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "exit":
-            os._exit(0)
         case "wait":
             _wait(request.path)
         case "put down slowly":
             _put_down_slowly(request.path)
         case "be deaf":
             _be_deaf(request.path)
+        case other:
+            _end(other)
     return Summary()
+
+
+def _end(act: str) -> None:
+    match act:
+        case "die":
+            sys.stderr.write("the last words\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash with a secret":
+            sys.stderr.write(f"{_SECRET}\n")
+            raise ConnectionError(_SECRET)
+        case "die with a secret":
+            sys.stderr.write(f"{_SECRET}\n")
+            sys.stderr.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "compute without end":
+            os.kill(os.getpid(), OVER_TIME)
+        case "die and leave a fork":
+            if os.fork() == 0:
+                time.sleep(60)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(0)
 
 
 def _wait(path: Path) -> None:

@@ -88,6 +88,7 @@ def test_an_error_of_the_pipeline_comes_back_as_itself(tmp_path: Path) -> None:
     [
         ("crash", "failed: ZeroDivisionError: unforeseen"),
         ("die", r"(?s)killed by SIGKILL: most likely the machine ran out of memory.*the last words"),
+        ("compute without end", r"killed by SIGVTALRM: most likely the base's chat template computes without end"),
         ("exit", r"ended without a result \(exit status 0\)"),
     ],
 )
@@ -168,3 +169,10 @@ def test_what_a_killed_parent_had_locked_stays_so_until_its_stage_has_ended(tmp_
 def test_a_stage_in_the_middle_of_a_library_does_not_outlive_its_parent_for_long(tmp_path: Path) -> None:
     stage = _kill_parent("be deaf", tmp_path)
     assert _wait_until(lambda: _is_gone(stage), GRACE_SECONDS / 2)
+
+
+@pytest.mark.parametrize("act", ["crash with a secret", "die with a secret"])
+def test_what_a_library_said_last_is_told_without_keys(tmp_path: Path, act: str) -> None:
+    with pytest.raises(StageProcessError, match=r"mlflow\.corp/api") as caught:
+        run_play(act, tmp_path)
+    assert not [word for word in ("hunter2secret", "=abc", "abcdefghij") if word in str(caught.value)]

@@ -13,7 +13,7 @@ import pytest
 
 from ft_pipeline.datasets import template_limits
 from ft_pipeline.datasets.rendering import ChatRenderer, TemplateRefusal
-from ft_pipeline.datasets.template_limits import TimeLimit, limit_memory
+from ft_pipeline.datasets.template_limits import OVER_TIME, TimeLimit, limit_memory
 from ft_pipeline.datasets.tokenizer import Tokenizer
 from ft_pipeline.errors import BaseModelError, ConversionError
 from ft_pipeline.quantization import llama_template
@@ -36,6 +36,16 @@ _LONG = {
     "a power": "{{ 10 ** (10 ** 10) }}",
     "squares": "{% set n = namespace(x=3 ** 999) %}{% for i in range(40) %}{% set n.x = n.x * n.x %}{% endfor %}",
 }
+# In C code that looks for no signal; sixty deep it takes longer than the world has been there.
+_ENDLESS = {
+    "a hash": (
+        "{% set n = namespace(t=(1,)) %}{% for i in range(60) %}{% set n.t = (n.t, n.t) %}{% endfor %}{{ {n.t: 1} }}"
+    ),
+    "a comparison": (
+        "{% set n = namespace(x=[1], y=[1]) %}{% for i in range(60) %}"
+        "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"
+    ),
+}
 _LARGE = {
     "doubling": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "repeating": "{{ 'a' * 10 ** 11 }}",
@@ -54,6 +64,7 @@ def test_what_the_sandbox_forbids_is_a_row_that_is_refused(template: str) -> Non
 
 @pytest.mark.parametrize("template", _LONG.values(), ids=_LONG)
 def test_a_template_that_computes_too_long_is_ended(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _render("{{ messages[0].content }}")  # the first rendering imports
     monkeypatch.setattr(template_limits, "MAX_CPU_SECONDS", 0.5)
     with pytest.raises(BaseModelError, match=r"within 0.5 s of computing; that of somebody's base does not"):
         _render(template)
@@ -133,3 +144,17 @@ def _limit_twice() -> bool:
     template_limits.MAX_MEMORY_BYTES = 1 << 40
     with limit_memory("x"):
         return resource.getrlimit(resource.RLIMIT_AS)[0] == 8 << 30
+
+
+@pytest.mark.parametrize("template", _ENDLESS.values(), ids=_ENDLESS)
+def test_a_template_that_python_cannot_end_takes_its_process_along(template: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_render_briefly, args=(template,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -OVER_TIME
+
+
+def _render_briefly(template: str) -> None:
+    _render("{{ messages[0].content }}")
+    template_limits.MAX_CPU_SECONDS = 0.5
+    _render(template)
