@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +12,7 @@ from ft_pipeline.alerts.alert import Alert
 from ft_pipeline.errors import AlertError
 
 PAUSES_SECONDS = (1.0, 4.0)
-# A server that says nothing for so long is taken for one that is not there.
+# What one try may take, whatever a server does: say a word now and then, or have addresses that answer nothing.
 TIMEOUT_SECONDS = 10.0
 
 
@@ -66,10 +67,23 @@ def deliver(
 
 
 def _send(alert: Alert, receiver: Receiver) -> str:
-    try:
-        return receiver.send(alert)
-    except AlertError:
-        raise
-    except Exception as err:  # noqa: BLE001 - whatever a library raises, other receivers are to be told
-        # `from None`, and no words of the library: they may hold the address.
-        raise AlertError(f"{receiver.name} must take an alert; it ends with {type(err).__name__}") from None
+    outcome: list[str | Exception] = []
+
+    def send() -> None:
+        try:
+            outcome.append(receiver.send(alert))
+        except Exception as err:  # noqa: BLE001 - whatever a library raises, other receivers are to be told
+            outcome.append(err)
+
+    thread = threading.Thread(target=send, name=f"alert by {receiver.name}", daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS)
+    if not outcome:
+        raise TemporaryFault(f"{receiver.name} must take an alert within {TIMEOUT_SECONDS:g} s")
+    found = outcome[0]
+    if isinstance(found, AlertError):
+        raise found
+    if isinstance(found, Exception):
+        # No words of the library: they may hold the address.
+        raise AlertError(f"{receiver.name} must take an alert; it ends with {type(found).__name__}")
+    return found

@@ -93,6 +93,10 @@ def _check_webhook(url: str, allows_http: bool, faults: list[str]) -> None:
     parts = _split(url)
     if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         faults.append(f"{WEBHOOK}: must be a URL that begins with https://; what is set is none. {_FORM}")
+    elif "@" in parts.netloc:
+        faults.append(
+            f"{WEBHOOK}: must have no user or password before its host, for none is sent. Use an address with a token"
+        )
     elif parts.scheme == "http" and not is_loopback(parts.hostname) and not allows_http:
         faults.append(
             f"{WEBHOOK}: http:// sends alerts readable over the network to {parts.hostname}. Use https://, or set "

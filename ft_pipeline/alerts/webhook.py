@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from ft_pipeline.alerts.alert import Alert
 from ft_pipeline.alerts.delivery import TIMEOUT_SECONDS, TemporaryFault
 from ft_pipeline.errors import AlertError
+from ft_pipeline.loopback import is_loopback
 
 _BUSY = {408, 425, 429}
 # What mentions people or a channel, and the middle of a link in Markdown: a word joiner, which is not seen, parts it.
@@ -37,7 +38,10 @@ class WebhookReceiver:
         self._url = url
         self._host = urlsplit(url).hostname or "?"
         # Another place that the server names must not get what is meant for this one.
-        self._opener = urllib.request.build_opener(_NoRedirect())
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if is_loopback(self._host):  # a proxy of the environment is another place too
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
 
     def send(self, alert: Alert) -> str:
         """Tell it once.

@@ -8,15 +8,16 @@ from typing import Any
 import dagster as dg
 
 from ft_pipeline import environment
-from ft_pipeline.alerts.alert import Fault
+from ft_pipeline.alerts.alert import AlertKind, Fault
 from ft_pipeline.alerts.endings import BlockingCheck, EndedRun, Ending, find_alert
 from ft_pipeline.alerts.outbox import RunEnd, list_receivers, work_off
-from ft_pipeline.alerts.settings import SMTP, WEBHOOK, AlertSettings
+from ft_pipeline.alerts.settings import SMTP, WEBHOOK
 from ft_pipeline.containment import read_choice
 from ft_pipeline.errors import AlertError
 
-# Runs of one ending that a tick looks at.
-_AT_ONCE = 25
+# Runs of one ending that a tick looks at, and how many are fetched at once.
+_MOST, _AT_ONCE = 500, 100
+_SHOWN = 20
 # Each with a receiver's name at its end.
 _TOLD_TAG, _GIVEN_UP_TAG = "ft_pipeline/alerted.", "ft_pipeline/alert_given_up."
 _TRIED_TAG = "ft_pipeline/alert_tried."
@@ -48,20 +49,22 @@ def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     if not settings.has_receiver:
         return dg.SkipReason(f"no receiver is set: {WEBHOOK} or {SMTP} names one")
     instance, seen = context.instance, json.loads(context.cursor or "{}")
-    ends: list[RunEnd] = []
+    receivers, ends = list_receivers(settings), list[RunEnd]()
     for event, ending in _ENDINGS.items():
-        cursor = seen.get(event.value)
-        found = instance.fetch_run_status_changes(event, _AT_ONCE if cursor else 1, cursor, ascending=bool(cursor))
-        if cursor:
-            ends += _read_ends(instance, found.records, ending, settings)
-        seen[event.value] = found.cursor
-    outcome = work_off(ends, list_receivers(settings), _RunTags(instance), datetime.now(UTC))
+        if cursor := seen.get(event.value):
+            records, seen[event.value] = _fetch(instance, event, cursor)
+            ends += _read_ends(instance, records, ending, settings.kinds, {receiver.name for receiver in receivers})
+        else:
+            seen[event.value] = instance.fetch_run_status_changes(event, 1).cursor
+    outcome = work_off(ends, receivers, _RunTags(instance), datetime.now(UTC))
     for sentence in outcome.given_up:
         context.log.error(sentence)
     for sentence in outcome.warnings:
         context.log.warning(sentence)
     if outcome.waiting:
-        raise AlertError("\n".join([*outcome.waiting, *outcome.warnings]))
+        lines = [*outcome.waiting, *outcome.warnings]
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        raise AlertError("\n".join([*lines[:_SHOWN], *more]))
     if not outcome.left:
         context.update_cursor(json.dumps(seen))
     said = [*outcome.delivered, *outcome.warnings, *outcome.given_up, *outcome.left]
@@ -87,17 +90,34 @@ class _RunTags:
         self._instance.add_run_tags(run, {_GIVEN_UP_TAG + receiver: run})
 
 
-def _read_ends(instance: dg.DagsterInstance, records: Any, ending: Ending, settings: AlertSettings) -> Iterator[RunEnd]:
+def _fetch(instance: dg.DagsterInstance, event: dg.DagsterEventType, cursor: str) -> tuple[list[Any], str]:
+    """The runs that have ended so since: those behind one that waits for a receiver too, for others can be told."""
+    records: list[Any] = []
+    while True:
+        found = instance.fetch_run_status_changes(event, _AT_ONCE, cursor, ascending=True)
+        records, cursor = [*records, *found.records], found.cursor
+        if not found.has_more or len(records) >= _MOST:
+            return records, cursor
+
+
+def _read_ends(
+    instance: dg.DagsterInstance,
+    records: list[Any],
+    ending: Ending,
+    kinds: frozenset[AlertKind],
+    receivers: set[str],
+) -> Iterator[RunEnd]:
     for record in records:
         run = instance.get_run_by_id(record.event_log_entry.run_id)
         if run is None:  # deleted meanwhile
             continue
-        alert = find_alert(_read_run(instance, run, ending, record.event_log_entry), settings.kinds)
-        if alert:
-            own = {tag: value.removeprefix(run.run_id) for tag, value in run.tags.items() if run.run_id in value}
-            done = (*_find_tagged(own, _TOLD_TAG), *_find_tagged(own, _GIVEN_UP_TAG))
+        own = {tag: value.removeprefix(run.run_id) for tag, value in run.tags.items() if run.run_id in value}
+        done = frozenset([*_find_tagged(own, _TOLD_TAG), *_find_tagged(own, _GIVEN_UP_TAG)])
+        if receivers <= done:
+            continue
+        if alert := find_alert(_read_run(instance, run, ending, record.event_log_entry), kinds):
             tried = {name: datetime.fromisoformat(at.strip()) for name, at in _find_tagged(own, _TRIED_TAG).items()}
-            yield RunEnd(run.run_id, alert, frozenset(done), tried)
+            yield RunEnd(run.run_id, alert, done, tried)
 
 
 def _find_tagged(tags: Mapping[str, str], prefix: str) -> dict[str, str]:

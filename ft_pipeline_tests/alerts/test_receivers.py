@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from ft_pipeline.alerts import delivery
 from ft_pipeline.alerts.alert import Alert, Fault, tell_failure
 from ft_pipeline.alerts.commands import alert
 from ft_pipeline.alerts.delivery import Receiver, TemporaryFault, deliver
@@ -223,3 +226,32 @@ def _assert_no_secret(err: BaseException) -> None:
     assert "S3CRET" not in str(err)
     assert err.__cause__ is None
     assert err.__suppress_context__
+
+
+class _Slow:
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+    def send(self, _alert: Alert) -> str:
+        """Say something now and then, and never come to an end."""
+        self.done.wait()
+        return ""
+
+
+def test_a_receiver_that_never_ends_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.2)
+    receiver = _Slow()
+    started = time.monotonic()
+    with pytest.raises(TemporaryFault, match=r"slow must take an alert within 0\.2 s"):
+        deliver(ALERT, receiver, _no_pause)
+    assert time.monotonic() - started < 5
+    receiver.done.set()
+
+
+def test_a_webhook_on_this_machine_is_told_past_a_proxy(hook: HookServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_hook() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        WebhookReceiver(hook.url).send(ALERT)
+        assert (len(hook.taken), proxy.taken) == (1, [])

@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from ft_pipeline.alerts import delivery, outbox
+from ft_pipeline.defs import alerts as sensor
 from ft_pipeline.defs.alerts import alerts
 from ft_pipeline.defs.failures import failing_plainly
 from ft_pipeline.errors import AlertError, DatasetError
@@ -225,14 +226,35 @@ def test_an_alert_that_a_day_did_not_bring_through_is_given_up_and_in_the_log(
     assert len(hook.taken) == 2
 
 
-def test_more_runs_than_a_tick_looks_at_are_worked_off_in_turn(watch: Watch, hook: HookServer) -> None:
+def test_more_runs_than_a_tick_looks_at_are_worked_off_in_turn(
+    watch: Watch, hook: HookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensor, "_AT_ONCE", 10)
+    monkeypatch.setattr(sensor, "_MOST", 20)
     job = _job()
-    for _ in range(60):  # more than two ticks look at
+    for _ in range(60):
         watch.instance.report_run_failed(watch.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED))
     for _ in range(4):
         watch.tick()
     runs = [body["text"].rpartition("run ")[2] for _, body in hook.taken]
     assert len(runs) == len(set(runs)) == 60
+
+
+def test_many_runs_that_wait_for_one_receiver_hide_none_from_another(
+    watch: Watch, hook: HookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.answers = [404] * 9
+    monkeypatch.setattr(sensor, "_AT_ONCE", 2)
+    with serve_mail() as mail:
+        monkeypatch.setenv("FT_PIPELINE_ALERT_SMTP", f"smtp://ops:p%40ss%20word@127.0.0.1:{mail.port}")
+        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_FROM", "ft@example.org")
+        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_TO", "a@example.org")
+        for number in range(2):
+            for _ in range(3):
+                _run(watch.instance, error="no")
+            with pytest.raises(AlertError, match="has not reached webhook"):
+                watch.tick()
+            assert len(mail.taken) == 3 * (number + 1)
 
 
 def test_an_error_with_a_key_in_it_is_told_without_it(watch: Watch, hook: HookServer) -> None:

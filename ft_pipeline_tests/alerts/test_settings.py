@@ -59,6 +59,7 @@ def test_plain_http_is_for_this_machine_unless_it_is_allowed() -> None:
             "is ASCII",
         ),
         ("FT_PIPELINE_ALERT_WEBHOOK", "https://büro.example/S3CRET", "xn--"),
+        ("FT_PIPELINE_ALERT_WEBHOOK", "https://ops:S3CRET@hooks.example.org/x", "no user or password before its host"),
         ("FT_PIPELINE_ALERT_SMTP", "smtps://ops:S3 CRET@mail.example.org", "A URL has no blanks"),
         ("FT_PIPELINE_ALERT_SMTP", "smtps://ops:S3CRET%C3%BC@mail.example.org", "user and password must be ASCII"),
         ("FT_PIPELINE_ALERT_EMAIL_FROM", "smtps://ops:S3CRET@mail.example.org", "EMAIL_FROM: must be an address"),
