@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ft_pipeline import environment
+from ft_pipeline.alerts.outbox import list_receivers
 from ft_pipeline.base_model import open_base, require_context, require_vocabulary
 from ft_pipeline.datasets.sources import find_sources
 from ft_pipeline.datasets.sources.redaction import hide_credentials
@@ -41,6 +42,7 @@ def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Itera
         "locks of devices": lambda: examine_locks(environment.lock_folder()),
         f"recipe {recipe_name}": lambda: _examine_recipe(root, recipe_name, artifacts),
         "names of recipes": lambda: examine_names(root, place_recipe(recipe_name, root)),
+        "alerts": _examine_alerts,
         "artifact store": lambda: examine_store(artifacts, environment.published_folder(artifacts)),
         "Dagster": lambda: examine_dagster(environment.dagster_home(), environment.read_variable),
         "servers": examine_servers,
@@ -122,6 +124,19 @@ def _examine_device(wanted: str) -> Iterator[Finding]:
     if device.is_gpu:
         others = describe_neighbours(list_neighbours(device.name))
         yield Finding("others on the card", " ".join(others) or "none")
+
+
+def _examine_alerts() -> Finding:
+    try:
+        settings = environment.alert_settings()
+    except PipelineError as err:
+        return Finding("alerts", str(err), "mend what the message names (docs/alerts.md)")
+    names = [receiver.name for receiver in list_receivers(settings)]
+    if not names:
+        return Finding("alerts", "nobody is told of runs by the variables of this shell (docs/alerts.md)")
+    return Finding(
+        "alerts", f"{' and '.join(names)}: {', '.join(sorted(settings.kinds))}; make alert-test sends a trial"
+    )
 
 
 def _describe(device: Device) -> str:

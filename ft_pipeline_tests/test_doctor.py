@@ -63,3 +63,16 @@ def test_what_breaks_a_look_off_is_a_finding_and_the_rest_is_looked_at(
     assert "it cannot be looked at: PermissionError" in found["locks of devices"].state
     assert "hunter2" not in found["locks of devices"].state
     assert "artifact store" in found
+
+
+def test_who_is_told_of_runs_is_shown_without_addresses(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT_PIPELINE_ALERT_WEBHOOK", "https://hooks.example.org/T0P-S3CRET")
+    found = _examine(project, tmp_path)["alerts"]
+    assert (found.fix, found.state.partition(";")[0]) == ("", "webhook: failure, promotion")
+    assert "S3CRET" not in found.state
+    monkeypatch.setenv("FT_PIPELINE_ALERT_WEBHOOK", "hooks.example.org/T0P-S3CRET")
+    found = _examine(project, tmp_path)["alerts"]
+    assert found.fix
+    assert "S3CRET" not in found.state

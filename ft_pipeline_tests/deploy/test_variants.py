@@ -190,9 +190,20 @@ def test_the_page_listens_on_this_machine_alone(project: Path) -> None:
 def test_unit_and_container_serve_the_same_code(project: Path, compose: dict[str, Any]) -> None:
     (command,) = _read_unit(project, "ft_pipeline-code")["ExecStart"]
     words = [word for word in command.split()[1:] if not word.startswith("/run/")]
-    words.remove("--socket")
     served = compose["services"]["code"]["command"]
-    assert [word for word in served[1:] if word not in {"--host", "0.0.0.0", "--port", "4000"}] == words  # noqa: S104
+    assert [word for word in served[1:] if not word.startswith("/srv/")] == words
+
+
+def test_a_container_serves_code_by_a_socket_that_its_owner_alone_can_use(
+    project: Path, compose: dict[str, Any]
+) -> None:
+    workspace = yaml.safe_load((project / "deploy/compose/workspace.yaml").read_text())
+    server, code = workspace["load_from"][0]["grpc_server"], compose["services"]["code"]
+    assert "port" not in server, "anybody on the host could run code through a container's port"
+    (folder,) = {volume["target"] for volume in code["volumes"] if volume["source"] == "./home"}
+    assert Path(server["socket"]).parent == Path(folder)
+    for words in (code["command"], code["healthcheck"]["test"]):
+        assert words[words.index("--socket") + 1] == server["socket"]
 
 
 def test_the_timer_is_of_a_unit_that_is_there(project: Path) -> None:
