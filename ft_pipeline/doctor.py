@@ -154,7 +154,7 @@ def _examine_recipe(root: Path, name: str, artifacts: Path) -> Iterator[Finding]
         base = open_base(recipe.base_model, root)
         require_context(base, recipe.dataset.max_row_tokens)
         require_vocabulary(base)
-        sources = find_sources(recipe.dataset, root, artifacts / "_downloads")
+        sources = find_sources(recipe.dataset, root, artifacts / "_downloads", environment.own_folders(artifacts))
     except PipelineError as err:
         yield Finding(f"recipe {name}", str(err), "mend what the message names")
         return

@@ -65,6 +65,11 @@ def read_variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def own_folders(store_root: Path) -> tuple[Path, ...]:
+    """Folders that the pipeline writes, which are no data."""
+    return store_root, published_folder(store_root)
+
+
 def alert_settings() -> AlertSettings:
     """Who is told of runs.
 

@@ -6,19 +6,23 @@ A recipe, a file of data or a local base that is edited while a run goes on belo
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from ft_pipeline import environment
 from ft_pipeline.artifact import ArtifactKey
 from ft_pipeline.base_model import BaseModel, open_base, require_context, require_vocabulary
-from ft_pipeline.datasets.sources import SourceFile, raise_faults, search_sources, without_credentials
+from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, raise_faults, search_sources, without_credentials
 from ft_pipeline.evaluation.own_files import find_metric_files, find_task_files
 from ft_pipeline.evaluation.request import Opponents, OwnFile
 from ft_pipeline.lineage import Lineage, in_generation, plain_fingerprint
 from ft_pipeline.recipe import Recipe
 from ft_pipeline.retraining.content import Content, ContentFolder
 from ft_pipeline.retraining.ledger import Judged, Ledger, Outcome, hash_contract
+from ft_pipeline.retraining.rows import RowFolder
 from ft_pipeline.run_record import RunFolder, RunRecord
 
 
@@ -118,9 +122,11 @@ class Run:
         base = open_base(recipe.base_model, self.root)
         require_context(base, recipe.dataset.max_row_tokens)
         require_vocabulary(base)
-        contents = ContentFolder(self.store_root, recipe.name)
+        contents, looked_at = ContentFolder(self.store_root, recipe.name), time.time()
         wanted = contents.read(self._data) if self._data else None
-        found = search_sources(recipe.dataset, self.root, self.store_root / "_downloads")
+        found = search_sources(
+            recipe.dataset, self.root, self.store_root / "_downloads", own=environment.own_folders(self.store_root)
+        )
         if wanted:
             sources = wanted.take(found)
         else:
@@ -129,6 +135,8 @@ class Run:
         content = wanted or Content.of(sources)
         if self._ids:
             contents.write(content)
+            if "retraining" in recipe.model_fields_set:
+                _remember_rows(RowFolder(self.store_root, recipe.name), sources, looked_at)
         record = RunRecord(
             # No later stage of the run asks for the sources again.
             recipe=recipe.model_copy(update={"dataset": without_credentials(recipe.dataset)}),
@@ -242,3 +250,14 @@ class Run:
             self.hold()
             self._folder.write(self.id, record)
         self._written = record
+
+
+def _remember_rows(folder: RowFolder, sources: Sequence[SourceFile], looked_at: float) -> None:
+    """What comes later is counted against these rows, also where they were changed before any look for new data."""
+    for source in sources:
+        if source.set == TRAINING_SET:
+            folder.read(source, partial(_is_older, source.path, looked_at))
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    return path.stat().st_ctime < moment

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ft_pipeline import environment
 from ft_pipeline.datasets.sources import TRAINING_SET, SourceFile, raise_faults, search_sources
 from ft_pipeline.fingerprint import hash_file
 from ft_pipeline.recipe import Recipe
@@ -13,7 +14,8 @@ from ft_pipeline.retraining.rows import RowFolder
 
 _Identity = tuple[int, int, int, int]
 _UNKNOWN = ""
-_MOST_REMEMBERED = 100_000
+# Of each of the two below, for all recipes: some hundred megabytes.
+_MOST_REMEMBERED = 1_000_000
 # Of files that have not changed since they were hashed, by their path: a look every half minute reads none twice.
 _hashes: dict[Path, tuple[_Identity, str]] = {}
 # Whether a file ends whole, and why it cannot be read, by its `SourceFile.rows_key`.
@@ -65,13 +67,16 @@ def find_arrivals(recipe: Recipe, root: Path, store_root: Path, now: float, *, i
         DiskSpaceError: there is no room for a copy.
     """
     look = _Look(recipe, store_root, now, is_patient=is_patient)
-    if len(_hashes) + len(_ends) > _MOST_REMEMBERED:
-        _hashes.clear()
-        _ends.clear()
-    found = search_sources(recipe.dataset, root, look.downloads, look.hash_of)
+    for remembered in (_hashes, _ends):
+        if len(remembered) > _MOST_REMEMBERED:
+            remembered.clear()
+    own = environment.own_folders(store_root)
+    found = search_sources(recipe.dataset, root, look.downloads, look.hash_of, own=own)
     raise_faults(fault for fault in found.faults if not fault.is_of_entry)
     files, times = [], []
-    unsettled = [Unsettled(fault.sentence, fault.set != TRAINING_SET, is_unknown=True) for fault in found.faults]
+    unsettled = [
+        Unsettled(fault.sentence, fault.set != TRAINING_SET, is_unknown=not fault.is_no_data) for fault in found.faults
+    ]
     for source in found.files:
         state = look.examine(source)
         if isinstance(state, Unsettled):
@@ -84,7 +89,7 @@ def find_arrivals(recipe: Recipe, root: Path, store_root: Path, now: float, *, i
 
 def changed_at(path: Path) -> float:
     """When the file was written, renamed or touched last, by the kernel's clock, which no program can set back."""
-    return path.stat().st_ctime
+    return path.lstat().st_ctime
 
 
 class _Look:
@@ -115,13 +120,15 @@ class _Look:
         try:
             if source.sha256 == _UNKNOWN or not self._is_quiet(path):
                 return wait(f"changed {self._age(path):.0f} s ago")
+            if source.link and not self._is_quiet(source.link):
+                return wait(f"is a link that was made {self._age(source.link):.0f} s ago")
             ends_whole, fault = self._read_end(source)
             if not self._is_as_hashed(path):
                 return wait("changed while it was looked at")
             waits_for_end = not ends_whole and self._age(path) < self._settings.longest_wait_minutes * 60
             if fault or waits_for_end:
                 return wait(fault or "ends in the middle of a row, or lacks its last line break", is_unknown=False)
-            return changed_at(path)
+            return max(changed_at(path), changed_at(source.link or path))
         except OSError as err:
             return wait(f"cannot be read: {err.strerror or err}")
 

@@ -22,12 +22,14 @@ class StartedRun:
 
     Attributes:
         data: Digest of the content that it was started for.
+        attempt: The how-manyth on this data it was.
         state: unlaunched: it is on record and nobody has begun with it. cancelled: by a person.
         ended_at: None while it goes on.
     """
 
     id: str
     data: str
+    attempt: int
     state: RunState
     ended_at: datetime | None = None
 
@@ -63,7 +65,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Start:
-    """A run is due: the n-th on this content."""
+    """A run is due; `attempt` is a number that no run on this content that has begun has had."""
 
     attempt: int
     reason: str
@@ -81,14 +83,15 @@ def decide(at: Situation, settings: RetrainingSection) -> Start | Rest:
     for find_reason in (_is_busy, _is_on_its_way, _is_known, _has_given_up):
         if reason := find_reason(at, settings):
             return Rest(reason)
-    if failed := _find_failed(at):
-        attempt = len(failed) + 1
-        return Start(attempt, f"try {attempt} of {settings.max_retries + 1}: run {failed[-1].id} failed")
+    attempt = 1 + max((run.attempt for run in _find_begun(at)), default=0)
+    failed = _find_failed(at)
+    if failed and not _was_trained_since(failed[-1], at):
+        return Start(attempt, f"try {len(failed) + 1} of {settings.max_retries + 1}: run {failed[-1].id} failed")
     new = at.count_new_rows()
     if reason := _is_too_little(new, settings) or _is_too_soon(at, settings):
         return Rest(reason)
     left_out = f"; left out: {_show(at.arrivals.unsettled)}" if at.arrivals.unsettled else ""
-    return Start(1, f"{_count(new, 'new row')} in {_count(len(at.arrivals.files), 'file')}{left_out}")
+    return Start(attempt, f"{_count(new, 'new row')} in {_count(len(at.arrivals.files), 'file')}{left_out}")
 
 
 def _is_busy(at: Situation, _: RetrainingSection) -> str:
@@ -115,19 +118,17 @@ def _is_on_its_way(at: Situation, settings: RetrainingSection) -> str:
 
 
 def _is_known(at: Situation, _: RetrainingSection) -> str:
-    entry = at.book.find(at.data)
+    entry = at.book.find(at.data, at.contract)
     if entry is None:
         done = next((run for run in at.started if run.data == at.data and run.state == "succeeded"), None)
         return f"nothing new: run {done.id} was trained on this data" if done else ""
     day = f"{entry.at:%Y-%m-%d %H:%M}"
     if entry.was_trained:
         return f"nothing new: run {entry.run} was trained on this data, {day} ({entry.outcome})"
-    if entry.contract == at.contract:
-        return (
-            f"run {entry.run} has refused this data, {day}: it breaks its contract. Mend or remove the files, or "
-            "change the recipe's dataset section"
-        )
-    return ""
+    return (
+        f"run {entry.run} has refused this data, {day}: it breaks its contract. Mend or remove the files, or change "
+        "the recipe's dataset section"
+    )
 
 
 def _has_given_up(at: Situation, settings: RetrainingSection) -> str:
@@ -167,6 +168,17 @@ def _is_too_soon(at: Situation, settings: RetrainingSection) -> str:
             f"retraining.min_hours_between_runs is {settings.min_hours_between_runs:g}"
         )
     return ""
+
+
+def _find_begun(at: Situation) -> list[StartedRun]:
+    """Runs on this data but for one that is on record alone, which Dagster launches if it is asked for it again."""
+    return [run for run in at.started if run.data == at.data and run.state != "unlaunched"]
+
+
+def _was_trained_since(failed: StartedRun, at: Situation) -> bool:
+    """Whether another content was trained on after a run had failed: then its data comes anew."""
+    last = at.book.last_trained
+    return bool(last and failed.ended_at and failed.ended_at < last.at)
 
 
 def _find_failed(at: Situation) -> list[StartedRun]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from ft_pipeline import environment
 from ft_pipeline.errors import RecipeError
+from ft_pipeline.file_lock import try_lock_file
 from ft_pipeline.recipe_file import find_recipe, list_recipe_files, load_recipe, place_recipe, require_own_name
 from ft_pipeline.recipe_retraining import RetrainingSection
 from ft_pipeline.retraining.decision import Rest, StartedRun
+from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 
 _SECTION = re.compile(rb"""^(["']?)retraining\1\s*:""", re.MULTILINE)
@@ -65,7 +67,14 @@ def look(recipe: str, started: list[StartedRun], now: datetime, *, is_patient: b
     path = find_recipe(recipe, root)
     loaded = load_recipe(path)
     require_own_name(loaded.name, root, path, place_recipe(environment.recipe_name(), root))
-    return Retrainer(loaded, root, environment.artifacts_folder()).look(started, now, is_patient=is_patient)
+    store_root = environment.artifacts_folder()
+    lock = recipe_folder(store_root, loaded.name) / ".look.lock"
+    with ExitStack() as held:
+        with told_of_folder(lock):
+            is_free = held.enter_context(try_lock_file(lock))
+        if not is_free:  # Dagster has given up an earlier tick, and what it looks at is read on
+            return Rest("an earlier look still reads the data")
+        return Retrainer(loaded, root, store_root).look(started, now, is_patient=is_patient)
 
 
 def _find_with_section(root: Path) -> Iterator[str]:

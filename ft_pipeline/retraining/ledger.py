@@ -61,9 +61,10 @@ class Book(BaseModel):
     format: Literal[1] = 1
     judged: tuple[Judged, ...] = ()
 
-    def find(self, data: str) -> Judged | None:
-        """The last verdict on a content."""
-        return next((entry for entry in reversed(self.judged) if entry.data == data), None)
+    def find(self, data: str, contract: str) -> Judged | None:
+        """The last verdict on a content that holds under a recipe's words on the data."""
+        holding = (entry for entry in reversed(self.judged) if entry.was_trained or entry.contract == contract)
+        return next((entry for entry in holding if entry.data == data), None)
 
     @property
     def last_trained(self) -> Judged | None:

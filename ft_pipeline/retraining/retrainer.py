@@ -28,7 +28,7 @@ class Due:
     Attributes:
         data: Digest of the content that it shall train on.
         contract: Hash of the recipe's words on the data.
-        attempt: 1 for the first on this content under these words.
+        attempt: As of `decision.Start`.
     """
 
     data: str

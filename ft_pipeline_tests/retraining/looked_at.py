@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ft_pipeline.recipe import Recipe
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining.decision import Rest, RunState, StartedRun
 from ft_pipeline.retraining.retrainer import Due, Retrainer
@@ -38,14 +39,17 @@ class Project:
 
     def look(self, *, is_patient: bool = True) -> Due | Rest:
         """A look long after the last change, if `now` was not set."""
+        recipe = self.write_recipe()
+        moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
+        return Retrainer(recipe, self.root, self.store_root).look(self.started, moment, is_patient=is_patient)
+
+    def write_recipe(self) -> Recipe:
         words = RECIPE | {
             "retraining": self.settings,
             "dataset": RECIPE["dataset"] | {"sources": self.sources, "test_sets": self.test_sets},
         }
         (self.root / "recipes/mine.yaml").write_text(yaml.safe_dump(words))
-        recipe = load_recipe(self.root / "recipes/mine.yaml")
-        moment = max(self.now, datetime.now(UTC) + timedelta(hours=2)) if self.now == START else self.now
-        return Retrainer(recipe, self.root, self.store_root).look(self.started, moment, is_patient=is_patient)
+        return load_recipe(self.root / "recipes/mine.yaml")
 
     def due(self) -> Due:
         found = self.look()
@@ -65,7 +69,7 @@ class Project:
         run.close()
 
     def start(self, due: Due, state: RunState, run_id: str = "0-1", ended: datetime | None = None) -> None:
-        self.started.append(StartedRun(run_id, due.data, state, ended))
+        self.started.append(StartedRun(run_id, due.data, due.attempt, state, ended))
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ def test_a_content_that_was_refused_was_not_trained(ledger: Ledger) -> None:
     ledger.add(judged("b", "refused"))
     book = ledger.read()
     assert book.last_trained == judged("a")
-    assert book.find("b") == judged("b", "refused")
+    refused = judged("b", "refused")
+    assert book.find("b", refused.contract) == refused
+    assert book.find("b", "other words") is None
 
 
 def test_what_came_before_a_content_stays_the_same_when_it_is_trained_again() -> None:

@@ -103,7 +103,7 @@ def test_what_is_no_file_and_came_while_a_run_was_queued_does_not_stop_it(projec
     due = project.due()
     spoil(project.root / "data/z.jsonl", "dangling link")
     project.train(due.data)
-    assert Ledger(project.store_root, "mine").read().find(due.data)
+    assert Ledger(project.store_root, "mine").read().find(due.data, due.contract)
 
 
 def test_a_run_whose_file_was_replaced_by_what_is_none_says_so(project: Project) -> None:

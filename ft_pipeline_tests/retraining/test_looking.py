@@ -10,10 +10,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ft_pipeline.errors import ArtifactError, SourceError
+from ft_pipeline.file_lock import lock_file
 from ft_pipeline.recipe_file import load_recipe
 from ft_pipeline.retraining import arrivals
 from ft_pipeline.retraining.content import Content
-from ft_pipeline.retraining.ledger import Ledger
+from ft_pipeline.retraining.decision import Rest, StartedRun
+from ft_pipeline.retraining.declared import look
+from ft_pipeline.retraining.folder import recipe_folder
+from ft_pipeline.retraining.ledger import Judged, Ledger
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 from ft_pipeline.run import Run
 from ft_pipeline_tests.retraining.looked_at import START, Project, project
@@ -200,7 +204,8 @@ def test_a_failed_run_is_tried_again_later_each_time_and_then_no_more(project: P
         project.start(due, "failed", f"0-{attempt - 1}", project.now - timedelta(minutes=minutes - 1))
         assert "it is tried again in 60 s" in project.rest()
         project.now += timedelta(minutes=1)
-        assert project.due().attempt == attempt
+        due = project.due()
+        assert due.attempt == attempt
     project.start(due, "failed", "0-3", project.now)
     project.now += timedelta(days=9)
     assert project.rest().startswith("3 runs on this data have failed, the last is 0-3; waits for other data.")
@@ -232,7 +237,7 @@ def test_refused_data_is_not_tried_again_unless_the_recipe_says_otherwise_of_it(
     later = datetime.now(UTC) + timedelta(days=1)
     found = Retrainer(recipe, project.root, project.store_root).look(project.started, later)
     assert isinstance(found, Due)
-    assert (found.data, found.attempt) == (due.data, 1)
+    assert (found.data, found.attempt) == (due.data, 2)
     assert found.contract != due.contract
 
 
@@ -287,3 +292,87 @@ def test_a_run_for_data_that_nobody_has_seen_is_refused(project: Project, data: 
     run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, data=data)
     with pytest.raises(ArtifactError, match=r"content"):
         run.pin()
+
+
+def test_what_the_pipeline_writes_below_a_source_is_no_new_data(project: Project) -> None:
+    project.sources = ["data"]
+    project.train(project.due().data)
+    assert "nothing new" in project.rest()
+
+
+def test_rows_that_a_person_has_trained_on_before_any_look_are_known(project: Project) -> None:
+    project.settings = {"min_new_rows": 5}
+    project.write_recipe()
+    project.write("rows.jsonl", range(20))
+    project.train()
+    project.write("rows.jsonl", range(21))
+    assert project.rest() == "1 new training rows, retraining.min_new_rows is 5"
+
+
+def test_a_try_has_a_number_of_its_own_though_earlier_ones_are_gone(project: Project) -> None:
+    for number in range(2):
+        due = project.due()
+        project.start(due, "failed", f"r{number}", project.now)
+        project.now += timedelta(hours=3)
+    del project.started[0]  # a person has deleted that run
+    due = project.due()
+    assert (due.attempt, due.reason) == (3, "try 2 of 3: run r1 failed")
+
+
+def test_what_was_refused_under_these_words_stays_so_though_others_were_tried_since(project: Project) -> None:
+    first = project.due()
+    book = Ledger(project.store_root, "mine")
+    refused = Judged(
+        data=first.data, outcome="refused", run="r1", validated="v", contract=first.contract, began_at=START, at=START
+    )
+    book.add(refused)
+    book.add(refused.model_copy(update={"run": "r2", "contract": "other words"}))
+    assert project.rest().startswith("run r1 has refused this data")
+
+
+def test_a_failure_from_before_another_training_is_no_reason_to_try_again(project: Project) -> None:
+    project.settings = {"min_new_rows": 10, "min_hours_between_runs": 24}
+    first = project.due()
+    project.start(first, "failed", "r1", datetime.now(UTC))
+    more = project.write("more.jsonl", range(500, 520))
+    second = project.due()
+    project.train(second.data)
+    project.start(second, "succeeded")
+    more.unlink()
+    assert project.rest() == "0 new training rows, retraining.min_new_rows is 10"
+    project.write("yet_more.jsonl", range(900, 920))
+    assert "retraining.min_hours_between_runs is 24" in project.rest()
+
+
+def test_a_link_is_as_old_as_itself(project: Project) -> None:
+    kept = project.root / "data/kept"
+    kept.mkdir()
+    for number in range(2):
+        project.write(f"kept/{number}.jsonl", range(100 * number + 100, 100 * number + 110))
+    time.sleep(1.2)
+    project.settings = {"quiet_seconds": 1}
+    project.now = datetime.now(UTC)
+    assert project.due()
+    (project.root / "data/linked.jsonl").symlink_to(kept / "0.jsonl")
+    project.now = datetime.now(UTC)
+    assert project.rest().startswith(
+        "waits for files that are on their way: data/linked.jsonl is a link that was made 0 s"
+    )
+
+
+def test_a_look_does_not_begin_while_an_earlier_one_reads(project: Project) -> None:
+    arguments = "recipes/mine.yaml", list[StartedRun](), datetime.now(UTC) + timedelta(hours=2)
+    project.look()
+    with lock_file(recipe_folder(project.store_root, "mine") / ".look.lock"):
+        found = look(*arguments, is_patient=True)
+        assert found == Rest("an earlier look still reads the data")
+    assert isinstance(look(*arguments, is_patient=True), Due)
+
+
+def test_a_file_that_can_be_no_data_does_not_hold_up_what_was_appended(project: Project) -> None:
+    project.sources = ["data/*"]
+    project.train(project.due().data)
+    (project.root / "data/notes.txt").write_text("not data")
+    project.write("rows.jsonl", range(60))
+    found = project.due()
+    assert "left out: data/notes.txt: a source's name must end in" in found.reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ft_pipeline.datasets.sources.source_file import shown
@@ -13,7 +13,42 @@ from ft_pipeline.datasets.sources.urls import check_url, is_half_url
 from ft_pipeline.errors import SourceError
 
 
-def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> tuple[list[Path], list[str]]:
+@dataclass(frozen=True)
+class AllowedRoots:
+    """Where data may lie; links are resolved in both.
+
+    Attributes:
+        folders: Below these.
+        own: Not below these, which the pipeline writes itself.
+    """
+
+    folders: tuple[Path, ...]
+    own: tuple[Path, ...] = ()
+
+    def is_own(self, resolved: Path) -> bool:
+        """Whether the pipeline has made what lies there."""
+        return any(resolved.is_relative_to(folder) for folder in self.own)
+
+    def require(self, path: Path, resolved: Path) -> None:
+        """See that data may lie there.
+
+        Raises:
+            SourceError: it may not.
+        """
+        if self.is_own(resolved):
+            raise SourceError(
+                f"{shown(str(path))}: lies in {shown(str(resolved.parent))}, which the pipeline writes itself. Copy "
+                "what you want of it to another folder"
+            )
+        if not any(resolved.is_relative_to(folder) for folder in self.folders):
+            roots = ", ".join(map(str, self.folders)) or "no folder"
+            place = shown(str(resolved if resolved.is_dir() else resolved.parent))
+            raise SourceError(
+                f"{shown(str(path))}: lies in {place}, outside dataset.allowed_roots ({roots}). Add its folder"
+            )
+
+
+def expand_local(pattern: str, root: Path, roots: AllowedRoots) -> tuple[list[Path], list[str]]:
     """All files that a path or pattern stands for, sorted; hidden ones only where the pattern names them.
 
     Returns:
@@ -27,10 +62,10 @@ def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> tuple[lis
     try:
         path = root / pattern
         if os.path.lexists(path):
-            return _walk(path, allowed) if path.is_dir() else ([path], [])
+            return _walk(path, roots) if path.is_dir() else ([path], [])
         if not glob.has_magic(pattern):
             raise SourceError(f"{shown(pattern)}: matches no file below {root}. Put one there or fix the path")
-        found = _glob(pattern, root, allowed)
+        found = _glob(pattern, root, roots)
     except (OSError, ValueError, IndexError, NotImplementedError, RuntimeError) as err:
         raise SourceError(f"{shown(pattern)}: is no usable path or pattern: {reason(err)}") from err
     if not found:
@@ -38,7 +73,7 @@ def expand_local(pattern: str, root: Path, allowed: Sequence[Path]) -> tuple[lis
     return found, []
 
 
-def resolve_local(path: Path, allowed: Sequence[Path]) -> Path:
+def resolve_local(path: Path, roots: AllowedRoots) -> Path:
     """The plain file behind a path.
 
     Raises:
@@ -48,7 +83,7 @@ def resolve_local(path: Path, allowed: Sequence[Path]) -> Path:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError) as err:
         raise SourceError(f"{shown(str(path))}: cannot be read: {reason(err)}") from err
-    _require_allowed(path, resolved, allowed)
+    roots.require(path, resolved)
     if not resolved.is_file():
         raise SourceError(f"{shown(str(path))}: is no plain file. Name files, e.g. {shown(str(path.parent))}/*.jsonl")
     return resolved
@@ -59,16 +94,7 @@ def reason(err: Exception) -> str:
     return shown(getattr(err, "strerror", None) or str(err))
 
 
-def _require_allowed(path: Path, resolved: Path, allowed: Sequence[Path]) -> None:
-    if not any(resolved.is_relative_to(folder) for folder in allowed):
-        roots = ", ".join(map(str, allowed)) or "no folder"
-        place = shown(str(resolved if resolved.is_dir() else resolved.parent))
-        raise SourceError(
-            f"{shown(str(path))}: lies in {place}, outside dataset.allowed_roots ({roots}). Add its folder"
-        )
-
-
-def _glob(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
+def _glob(pattern: str, root: Path, roots: AllowedRoots) -> list[Path]:
     whole = root / pattern
     base = root if whole.is_relative_to(root) else Path(whole.anchor)  # the project's folder is no pattern
     for part in whole.relative_to(base).parts:
@@ -78,13 +104,14 @@ def _glob(pattern: str, root: Path, allowed: Sequence[Path]) -> list[Path]:
     if not base.is_dir():
         return []
     # Looking is bounded too: a pattern such as /**/*.jsonl must not read the whole disk before it is refused.
-    _require_allowed(base, base.resolve(strict=True), allowed)
+    roots.require(base, base.resolve(strict=True))
     relative = whole.relative_to(base)
     wants_hidden = any(part.startswith(".") for part in relative.parts)
     return sorted(
         path
         for path in base.glob(str(relative))
         if (wants_hidden or not _is_hidden(path.relative_to(base)))
+        and not roots.is_own(path.parent.resolve())
         and (find_suffix(path.name) is not None or not path.is_dir())
     )
 
@@ -93,16 +120,16 @@ def _is_hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _walk(folder: Path, allowed: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def _walk(folder: Path, roots: AllowedRoots) -> tuple[list[Path], list[str]]:
     """Files with a known suffix below a folder. Links to folders are followed, each folder once."""
-    _require_allowed(folder, folder.resolve(strict=True), allowed)
+    roots.require(folder, folder.resolve(strict=True))
     faults: list[str] = []
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(
         folder, followlinks=True, onerror=lambda err: faults.append(f"{shown(str(err.filename))}: {reason(err)}")
     ):
-        if not _enter(Path(place), seen, allowed, faults):
+        if not _enter(Path(place), seen, roots, faults):
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -113,13 +140,15 @@ def _walk(folder: Path, allowed: Sequence[Path]) -> tuple[list[Path], list[str]]
     return sorted(found), faults
 
 
-def _enter(folder: Path, seen: set[tuple[int, int]], allowed: Sequence[Path], faults: list[str]) -> bool:
+def _enter(folder: Path, seen: set[tuple[int, int]], roots: AllowedRoots, faults: list[str]) -> bool:
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:
         return False
     seen.add((status.st_dev, status.st_ino))
+    if roots.is_own(folder.resolve(strict=True)):
+        return False
     try:
-        _require_allowed(folder, folder.resolve(strict=True), allowed)
+        roots.require(folder, folder.resolve(strict=True))
     except SourceError as err:
         faults.append(str(err))
         return False

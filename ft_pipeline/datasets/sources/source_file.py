@@ -24,6 +24,7 @@ class SourceFile:
         sha256: Hash of its bytes as they lie (compressed ones of a compressed file), in hex.
         format: Name of the rows' format, or `auto`.
         columns: The data's name of a column by the format's.
+        link: By which it was found; None: by its own name, or elsewhere.
     """
 
     set: str
@@ -33,6 +34,7 @@ class SourceFile:
     size_bytes: int
     format: str
     columns: Mapping[str, str]
+    link: Path | None = None
 
     @property
     def layout(self) -> str:
