@@ -90,9 +90,9 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
     created_at = datetime.now(UTC)
     path = folder / name_backup(created_at)
     draft = path.with_name(f".{path.name}.draft")
-    _require_elsewhere(folder, store.root)
-    require_known_note(store.root)
     with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
+        _require_elsewhere(folder, store.root)
+        require_known_note(store.root)
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)
         need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))

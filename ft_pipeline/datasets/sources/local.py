@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ft_pipeline.datasets.sources.source_file import shown
@@ -106,12 +107,13 @@ def _glob(pattern: str, root: Path, roots: AllowedRoots) -> list[Path]:
     # Looking is bounded too: a pattern such as /**/*.jsonl must not read the whole disk before it is refused.
     roots.require(base, base.resolve(strict=True))
     relative = whole.relative_to(base)
+    is_own = cache(lambda folder: roots.is_own(folder.resolve()))
     wants_hidden = any(part.startswith(".") for part in relative.parts)
     return sorted(
         path
         for path in base.glob(str(relative))
         if (wants_hidden or not _is_hidden(path.relative_to(base)))
-        and not roots.is_own(path.parent.resolve())
+        and not is_own(path.parent)
         and (find_suffix(path.name) is not None or not path.is_dir())
     )
 
@@ -145,10 +147,11 @@ def _enter(folder: Path, seen: set[tuple[int, int]], roots: AllowedRoots, faults
     if (status.st_dev, status.st_ino) in seen:
         return False
     seen.add((status.st_dev, status.st_ino))
-    if roots.is_own(folder.resolve(strict=True)):
+    resolved = folder.resolve(strict=True)
+    if roots.is_own(resolved):
         return False
     try:
-        roots.require(folder, folder.resolve(strict=True))
+        roots.require(folder, resolved)
     except SourceError as err:
         faults.append(str(err))
         return False
