@@ -34,7 +34,7 @@ from ft_pipeline.artifact import (
 from ft_pipeline.disk_space import require_space, told_of_disk
 from ft_pipeline.durable import remove_path, sync, sync_tree
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact
-from ft_pipeline.file_lock import lock_file, try_lock_file
+from ft_pipeline.file_lock import lock_file, try_lock_of_anybody
 from ft_pipeline.scratch import find_scratch, remove_scratch
 from ft_pipeline.store_names import ASSET_FORM, FINGERPRINT_FORM, KEY_FORM, find_folders
 from ft_pipeline.traces import TraceFolder
@@ -294,14 +294,14 @@ class ArtifactStore:
         """What dead writers have not finished, or not finished removing, and the key that it is of, which is held."""
         for folder in find_folders(self.root, ASSET_FORM):
             for left, fingerprint_ in _list_left(folder):
-                with try_lock_file(self.root / "_locks" / f"{folder.name}-{fingerprint_}") as is_free:
+                with try_lock_of_anybody(self.root / "_locks" / f"{folder.name}-{fingerprint_}") as is_free:
                     if is_free:
                         yield left, (folder.name, fingerprint_)
 
     def _find_checkpoints(self) -> Iterator[Path]:
         """Folders of checkpoints of trainings that nobody is at, each held."""
         for folder in find_folders(self.root, "_checkpoints", KEY_FORM):
-            with try_lock_file(self.root / "_locks" / folder.name) as is_free:
+            with try_lock_of_anybody(self.root / "_locks" / folder.name) as is_free:
                 if is_free:
                     yield folder
 

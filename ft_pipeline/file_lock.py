@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _POLL_SECONDS = 0.1
@@ -51,6 +51,17 @@ def try_lock_file(path: Path) -> Iterator[bool]:
     """The same without waiting: says whether the lock was free, and is held now."""
     with _open(path) as descriptor:
         yield try_lock(descriptor)
+
+
+@contextmanager
+def try_lock_of_anybody(path: Path) -> Iterator[bool]:
+    """The same of a lock that may be another user's: one that this user may not open counts as held."""
+    with ExitStack() as held:
+        try:
+            is_free = held.enter_context(try_lock_file(path))
+        except PermissionError:
+            is_free = False
+        yield is_free
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ft_pipeline.durable import remove_path
-from ft_pipeline.file_lock import try_lock_file
+from ft_pipeline.file_lock import try_lock_of_anybody
 from ft_pipeline.store_names import KEY_FORM, find_files, find_folders
 
 # A file that changes each night leaves as many copies; one that is wanted again later is fetched again.
@@ -44,14 +44,14 @@ def remove_leftovers(paths: list[Path]) -> None:
     """Remove what `find_leftovers` has found, but what somebody has begun to use since."""
     folders = {path.parent for path in paths if path.parent.parent.name == "_downloads"}
     for folder in folders:
-        with try_lock_file(folder / ".lock") as is_free:
+        with try_lock_of_anybody(folder / ".lock") as is_free:
             for copy in list(_find_old_copies_of(folder, time.time())) if is_free else []:
                 remove_path(copy, ignore_errors=True)
     for path in (path for path in paths if path.parent not in folders):
         if path.name not in _STAGED:
             remove_path(path, ignore_errors=True)
             continue
-        with try_lock_file(_lock_of_staged(path)) as is_free:
+        with try_lock_of_anybody(_lock_of_staged(path)) as is_free:
             if is_free:
                 remove_path(path, ignore_errors=True)
 
@@ -60,7 +60,7 @@ def measure_files(path: Path, seen: set[int]) -> int:
     """Bytes of a file, or of all files below a folder, that are not among the inodes `seen`, which they join."""
     total = 0
     for found in [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]:
-        with suppress(FileNotFoundError):  # a run may be at work there
+        with suppress(FileNotFoundError, PermissionError):  # a run may be at work there, or it is another user's
             status = found.lstat()
             if status.st_ino not in seen and not found.is_dir():
                 seen.add(status.st_ino)
@@ -88,7 +88,7 @@ def _find_staged(store_root: Path) -> Iterator[Path]:
         folder = store_root / name
         # A store that is half restored is the next restore's matter: it knows from there what to take back.
         if folder.is_symlink() or (folder.exists() and not (folder / MOVING).exists()):
-            with try_lock_file(_lock_of_staged(folder)) as is_free:
+            with try_lock_of_anybody(_lock_of_staged(folder)) as is_free:
                 if is_free:
                     yield folder
 

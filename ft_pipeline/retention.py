@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,20 +104,20 @@ def collect_garbage(
             _forget_old(store, runs, past)
             store.traces.keep_only(_walk(store, (artifact.key for artifact in store.list_artifacts()))[1])
     freed = sum(size for path, size in sizes.items() if path not in stuck)
+    freed -= sum(measure_files(path, set()) for path in stuck if path not in sizes)
     return Collected(tuple(judged), tuple(leftovers), tuple(swept), tuple(stuck), freed)
 
 
 def _remove(store: ArtifactStore, going: list[Artifact], leftovers: list[Path], swept: list[Path]) -> list[Path]:
     """Remove it all; what is still there, for it may be another user's."""
-    stuck = []
     for artifact in going:
-        try:
+        with suppress(OSError):  # what is left of it is found below
             store.remove(artifact)
-        except OSError:
-            stuck.append(artifact.path)
     store.sweep()
     remove_leftovers(leftovers)
-    return stuck + [path for path in [*leftovers, *swept] if os.path.lexists(path)]
+    there = [*(artifact.path for artifact in going), *leftovers, *swept]
+    new = (path for path in store.find_swept() if path not in swept)
+    return [*(path for path in there if os.path.lexists(path)), *new]
 
 
 def judge_artifacts(

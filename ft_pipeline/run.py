@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -136,7 +137,7 @@ class Run:
         if self._ids:
             contents.write(content)
             if "retraining" in recipe.model_fields_set:
-                _remember_rows(RowFolder(self.store_root, recipe.name), sources, looked_at)
+                self._remember_rows(recipe.name, sources, looked_at)
         record = RunRecord(
             # No later stage of the run asks for the sources again.
             recipe=recipe.model_copy(update={"dataset": without_credentials(recipe.dataset)}),
@@ -150,6 +151,18 @@ class Run:
         )
         self._write(record)
         return sources
+
+    def _remember_rows(self, recipe_name: str, sources: Sequence[SourceFile], looked_at: float) -> None:
+        """What comes later is counted against these rows, also where they change before any look for new data."""
+        folder, copies = RowFolder(self.store_root, recipe_name), self.store_root / "_downloads"
+
+        def is_same(path: Path) -> bool:  # a copy of what lies elsewhere is never changed
+            return path.is_relative_to(copies) or path.stat().st_ctime < looked_at
+
+        for source in sources:
+            if source.set == TRAINING_SET:
+                with suppress(OSError):  # the stage that reads it says what is wrong
+                    folder.read(source, partial(is_same, source.path))
 
     def judge(self, outcome: Outcome, validated: str) -> None:
         """Write down what became of the run's data: it is not trained on again by itself."""
@@ -250,14 +263,3 @@ class Run:
             self.hold()
             self._folder.write(self.id, record)
         self._written = record
-
-
-def _remember_rows(folder: RowFolder, sources: Sequence[SourceFile], looked_at: float) -> None:
-    """What comes later is counted against these rows, also where they were changed before any look for new data."""
-    for source in sources:
-        if source.set == TRAINING_SET:
-            folder.read(source, partial(_is_older, source.path, looked_at))
-
-
-def _is_older(path: Path, moment: float) -> bool:
-    return path.stat().st_ctime < moment

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -338,27 +340,44 @@ def test_files_of_others_in_the_store_are_left_alone(machine: Machine) -> None:
 
 def test_what_cannot_be_removed_is_named_and_the_rest_goes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     ggufs = [machine.run(number) for number in range(4)]
-    stuck = machine.store.root / "gguf_model" / ggufs[0]
-    freed = machine.collect(dry_run=True).freed_bytes
-    rename = Path.rename
+    before = machine.collect(dry_run=True)
+    rmtree = shutil.rmtree
 
-    def refuse(path: Path, target: Path) -> Path:
-        if path == stuck:
-            raise PermissionError(13, "Permission denied", str(path))
-        return rename(path, target)
+    def refuse(path: Path, *, ignore_errors: bool = False) -> None:
+        if ggufs[0] not in path.name:
+            rmtree(path)
+        elif not ignore_errors:
+            raise PermissionError(13, "Permission denied", "file")  # of a file that is another user's
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
     monkeypatch.setenv("FT_PIPELINE_ARTIFACTS", str(machine.store.root))
     done = CliRunner().invoke(main, ["gc"])
-    assert machine.left("gguf_model") == {("mine", 0), ("mine", 2), ("mine", 3)}
-    assert machine.left("trained_adapter") == {("mine", 2), ("mine", 3)}
+    assert machine.left("gguf_model") == machine.left("trained_adapter") == {("mine", 2), ("mine", 3)}
+    (stuck,) = (machine.store.root / "gguf_model").glob(f".{ggufs[0]}.removed-*")
     assert isinstance(done.exception, ResourceError)
     assert str(stuck) in str(done.exception)
-    assert f"gone: gguf_model/{ggufs[0]}" not in done.output
     assert f"gone: gguf_model/{ggufs[1]}" in done.output
     again = machine.collect()
-    assert (again.stuck, again.removed) == ((stuck,), ())
-    assert 0 == again.freed_bytes < freed
+    assert (again.stuck, again.freed_bytes) == ((stuck,), 0)
+    assert before.freed_bytes > 0
+
+
+def test_a_lock_of_another_user_stops_no_collection(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        machine.run(number)
+    draft = machine.store.root / "gguf_model" / f".{'a' * 24}.draft-00000000"
+    draft.mkdir()
+    opened = os.open
+
+    def refuse(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith(f"_locks/gguf_model-{'a' * 24}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    machine.collect()
+    assert machine.left("gguf_model") == {("mine", 2), ("mine", 3)}
+    assert draft.exists()
 
 
 def test_an_artifact_that_cannot_be_read_is_passed_over_unless_it_is_needed(

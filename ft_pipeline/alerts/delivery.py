@@ -12,12 +12,18 @@ from ft_pipeline.alerts.alert import Alert
 from ft_pipeline.errors import AlertError
 
 PAUSES_SECONDS = (1.0, 4.0)
-# What one try may take, whatever a server does: say a word now and then, or have addresses that answer nothing.
+# A server that says nothing for so long is taken for one that is not there.
 TIMEOUT_SECONDS = 10.0
+# What a try is waited for, whatever a server does: say a word now and then, or have addresses that answer nothing.
+TRY_SECONDS = 14.0
 
 
 class TemporaryFault(AlertError):
     """Another try may succeed."""
+
+
+class Overdue(TemporaryFault):
+    """A try goes on for longer than it is waited for."""
 
 
 class Receiver(Protocol):
@@ -59,31 +65,49 @@ def deliver(
     for pause_seconds in PAUSES_SECONDS:
         try:
             return _send(alert, receiver)
+        except Overdue:
+            raise
         except TemporaryFault:
-            if clock() - started + pause_seconds + TIMEOUT_SECONDS > seconds:
+            if clock() - started + pause_seconds + TRY_SECONDS > seconds:
                 raise
             sleep(pause_seconds)
     return _send(alert, receiver)
 
 
-def _send(alert: Alert, receiver: Receiver) -> str:
-    outcome: list[str | Exception] = []
+class _Try:
+    """A try under way, in a thread of its own: no library ends one in time."""
 
-    def send() -> None:
+    def __init__(self, alert: Alert, receiver: Receiver) -> None:
+        self.outcome: str | Exception | None = None
+        self._alert, self._receiver = alert, receiver
+        self.thread = threading.Thread(target=self._send, name=f"alert by {receiver.name}", daemon=True)
+        self.thread.start()
+
+    def _send(self) -> None:
         try:
-            outcome.append(receiver.send(alert))
+            self.outcome = self._receiver.send(self._alert)
         except Exception as err:  # noqa: BLE001 - whatever a library raises, other receivers are to be told
-            outcome.append(err)
+            self.outcome = err
 
-    thread = threading.Thread(target=send, name=f"alert by {receiver.name}", daemon=True)
-    thread.start()
-    thread.join(TIMEOUT_SECONDS)
-    if not outcome:
-        raise TemporaryFault(f"{receiver.name} must take an alert within {TIMEOUT_SECONDS:g} s")
-    found = outcome[0]
-    if isinstance(found, AlertError):
-        raise found
-    if isinstance(found, Exception):
+
+# Those that were not waited for to their end, by the receiver's name: one at a time, and what comes of it counts.
+_late: dict[tuple[str, Alert], _Try] = {}
+
+
+def _send(alert: Alert, receiver: Receiver) -> str:
+    name = receiver.name
+    found = _late.pop((name, alert), None)
+    if found is None:
+        if any(other == name and late.thread.is_alive() for (other, _), late in _late.items()):
+            raise Overdue(f"{name} must take one alert after the other, and is still at an earlier one")
+        found = _Try(alert, receiver)
+    found.thread.join(TRY_SECONDS)
+    if found.outcome is None:
+        _late[name, alert] = found
+        raise Overdue(f"{name} must take an alert within {TRY_SECONDS:g} s; it is still at it")
+    if isinstance(found.outcome, AlertError):
+        raise found.outcome
+    if isinstance(found.outcome, Exception):
         # No words of the library: they may hold the address.
-        raise AlertError(f"{receiver.name} must take an alert; it ends with {type(found).__name__}")
-    return found
+        raise AlertError(f"{name} must take an alert; it ends with {type(found.outcome).__name__}")
+    return found.outcome

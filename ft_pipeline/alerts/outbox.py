@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from ft_pipeline.alerts.alert import Alert
-from ft_pipeline.alerts.delivery import TIMEOUT_SECONDS, Receiver, deliver
+from ft_pipeline.alerts.delivery import TRY_SECONDS, Receiver, deliver
 from ft_pipeline.alerts.mail import MailReceiver
 from ft_pipeline.alerts.settings import AlertSettings
 from ft_pipeline.alerts.webhook import WebhookReceiver
@@ -103,7 +103,7 @@ def work_off(
             if receiver.name in end.done:
                 continue
             seconds = until - clock()
-            if fault is None and seconds < TIMEOUT_SECONDS:
+            if fault is None and seconds < TRY_SECONDS:
                 outcome.left.append(f"{_name(end)}: no time was left for {receiver.name}; the next tick goes on")
                 continue
             fault = fault or _try(end, receiver, seconds, marks, outcome, clock)

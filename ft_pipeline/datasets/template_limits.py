@@ -19,15 +19,13 @@ from ft_pipeline.errors import BaseModelError
 MAX_CPU_SECONDS = 10.0
 # Where a library's C code never comes back to Python (the hash of a tuple in a tuple, sixty deep), an exception ends
 # nothing: then the kernel ends the process.
-_KILL_AFTER = 1.5
+_KILL_FACTOR = 1.5
 # Beyond what the process has when rendering begins.
 MAX_MEMORY_BYTES = 2 << 30
 MAX_TEXT_CHARS = 64 << 20
-_STATE = Path("/proc/self/statm")
-
-
 # By which a process dies whose template is not to be ended otherwise; nothing else here sends it.
 OVER_TIME = signal.SIGVTALRM
+_STATE = Path("/proc/self/statm")
 
 
 class _TimeIsUp(BaseException):
@@ -54,7 +52,7 @@ class TimeLimit:
     def __enter__(self) -> None:
         # Again and again: what is raised while an object is deleted is lost.
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS, 1)
-        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS * _KILL_AFTER)
+        signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS * _KILL_FACTOR)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -7,7 +7,7 @@ import dagster as dg
 from ft_pipeline.retraining.decision import RunState, StartedRun
 from ft_pipeline.retraining.retrainer import Due
 
-LAST_ASSET = "published_model"
+_LAST_ASSET = "published_model"
 RECIPE_TAG, DATA_TAG = "ft_pipeline/recipe", "ft_pipeline/data"
 _ATTEMPT_TAG, _REASON_TAG = "ft_pipeline/attempt", "ft_pipeline/reason"
 _STATES: dict[dg.DagsterRunStatus, RunState] = {
@@ -45,7 +45,7 @@ def list_started(instance: dg.DagsterInstance, recipe: str) -> list[StartedRun]:
 def _is_whole(run: dg.DagsterRun) -> bool:
     """Whether it makes all up to the verdict: a person may have a part of a run done again, which has its tags too."""
     chosen = {key.path[-1] for key in run.asset_selection or ()} | set(run.step_keys_to_execute or ())
-    return not chosen or LAST_ASSET in chosen
+    return not chosen or _LAST_ASSET in chosen
 
 
 def _read_attempt(run: dg.DagsterRun) -> int:

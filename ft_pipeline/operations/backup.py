@@ -90,22 +90,27 @@ def back_up(store: ArtifactStore, folder: Path, *, champions_only: bool = False,
     created_at = datetime.now(UTC)
     path = folder / name_backup(created_at)
     draft = path.with_name(f".{path.name}.draft")
-    with told_of_faults("a backup"), _stage(store, ["published"] if champions_only else REASONS) as staged:
+    with told_of_faults("a backup"):
         _require_elsewhere(folder, store.root)
         require_known_note(store.root)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_drafts(folder)
-        need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))
-        removed = make_room(path, need, keep)
-        require_space(folder, need, "the backup", "Free some, keep fewer backups, or name a folder of another disk.")
-        try:
-            contents = _write_whole(draft, staged, created_at)
-            draft.rename(path)
-            sync(folder)
-        finally:
-            draft.unlink(missing_ok=True)
-        removed += prune_backups(path, keep) if keep else []
-        note_backup(store.root, LastBackup(at=created_at, path=str(path.absolute()), is_one_of_many=keep is not None))
+        with _stage(store, ["published"] if champions_only else REASONS) as staged:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_drafts(folder)
+            need = measure_files(staged.folder, set()) + sum(_TAR_BYTES for _ in staged.folder.rglob("*"))
+            removed = make_room(path, need, keep)
+            require_space(
+                folder, need, "the backup", "Free some, keep fewer backups, or name a folder of another disk."
+            )
+            try:
+                contents = _write_whole(draft, staged, created_at)
+                draft.rename(path)
+                sync(folder)
+            finally:
+                draft.unlink(missing_ok=True)
+            removed += prune_backups(path, keep) if keep else []
+            note_backup(
+                store.root, LastBackup(at=created_at, path=str(path.absolute()), is_one_of_many=keep is not None)
+            )
     return Backup(path, contents, tuple(staged.left_out), tuple(removed))
 
 

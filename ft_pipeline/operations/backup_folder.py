@@ -110,7 +110,7 @@ def _list_older(made: Path) -> list[Path]:
 def _is_newer(backup: Path) -> bool:
     with suppress(OSError, tarfile.TarError, ValueError, RecursionError), tarfile.open(backup, "r:") as archive:
         first = archive.next()
-        stream = archive.extractfile(first) if first else None
+        stream = archive.extractfile(first) if first and first.isfile() else None
         table = json.load(stream) if stream else None
         found = table.get(FIELD) if isinstance(table, dict) else None
         return isinstance(found, int) and found > CONTENTS_FORMAT.present

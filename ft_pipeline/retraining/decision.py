@@ -85,7 +85,7 @@ def decide(at: Situation, settings: RetrainingSection) -> Start | Rest:
             return Rest(reason)
     attempt = 1 + max((run.attempt for run in _find_begun(at)), default=0)
     failed = _find_failed(at)
-    if failed and not _was_trained_since(failed[-1], at):
+    if failed:
         return Start(attempt, f"try {len(failed) + 1} of {settings.max_retries + 1}: run {failed[-1].id} failed")
     new = at.count_new_rows()
     if reason := _is_too_little(new, settings) or _is_too_soon(at, settings):
@@ -175,16 +175,14 @@ def _find_begun(at: Situation) -> list[StartedRun]:
     return [run for run in at.started if run.data == at.data and run.state != "unlaunched"]
 
 
-def _was_trained_since(failed: StartedRun, at: Situation) -> bool:
-    """Whether another content was trained on after a run had failed: then its data comes anew."""
-    last = at.book.last_trained
-    return bool(last and failed.ended_at and failed.ended_at < last.at)
-
-
 def _find_failed(at: Situation) -> list[StartedRun]:
-    """Runs on this data that came to no verdict; a refusal, or a gate that was not passed, is one."""
-    judged = {entry.run for entry in at.book.judged}
-    return [run for run in at.started if run.data == at.data and run.state == "failed" and run.id not in judged]
+    """Runs on this data that came to no verdict; a refusal, or a gate that was not passed, is one.
+
+    Where other data was trained on since, this one comes anew.
+    """
+    judged, last = {entry.run for entry in at.book.judged}, at.book.last_trained
+    failed = [run for run in at.started if run.data == at.data and run.state == "failed" and run.id not in judged]
+    return [run for run in failed if not (last and run.ended_at and run.ended_at < last.at)]
 
 
 def _show(files: Sequence[Unsettled]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ft_pipeline.retraining.decision import Rest, StartedRun
 from ft_pipeline.retraining.folder import recipe_folder, told_of_folder
 from ft_pipeline.retraining.retrainer import Due, Retrainer
 
+# Within the minute that Dagster gives a tick, with time left to look.
+_WAIT_SECONDS = 20
 _SECTION = re.compile(rb"""^(["']?)retraining\1\s*:""", re.MULTILINE)
 
 
@@ -69,11 +72,16 @@ def look(recipe: str, started: list[StartedRun], now: datetime, *, is_patient: b
     require_own_name(loaded.name, root, path, place_recipe(environment.recipe_name(), root))
     store_root = environment.artifacts_folder()
     lock = recipe_folder(store_root, loaded.name) / ".look.lock"
+    # Dagster has given up an earlier tick, and what it looks at is read on; or the sensor looks at the schedule's time,
+    # and its next time may be tomorrow.
+    last_try = time.monotonic() + (0 if is_patient else _WAIT_SECONDS)
     with ExitStack() as held:
         with told_of_folder(lock):
-            is_free = held.enter_context(try_lock_file(lock))
-        if not is_free:  # Dagster has given up an earlier tick, and what it looks at is read on
-            return Rest("an earlier look still reads the data")
+            while not held.enter_context(try_lock_file(lock)):
+                if time.monotonic() >= last_try:
+                    return Rest("an earlier look still reads the data")
+                held.close()
+                time.sleep(0.5)
         return Retrainer(loaded, root, store_root).look(started, now, is_patient=is_patient)
 
 

@@ -229,25 +229,36 @@ def _assert_no_secret(err: BaseException) -> None:
 
 
 class _Slow:
+    """One that says something now and then, and comes to an end when it is let."""
+
     name = "slow"
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done, self.sent = threading.Event(), list[Alert]()
 
-    def send(self, _alert: Alert) -> str:
-        """Say something now and then, and never come to an end."""
+    def send(self, alert: Alert) -> str:
+        """Tell it, in the end."""
+        self.sent.append(alert)
         self.done.wait()
         return ""
 
 
-def test_a_receiver_that_never_ends_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.2)
-    receiver = _Slow()
+def test_a_receiver_that_is_slow_is_left_alone_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "TRY_SECONDS", 0.2)
+    receiver, other = _Slow(), Alert("failure", "another run failed", ())
     started = time.monotonic()
-    with pytest.raises(TemporaryFault, match=r"slow must take an alert within 0\.2 s"):
-        deliver(ALERT, receiver, _no_pause)
+    for _ in range(2):
+        with pytest.raises(TemporaryFault, match=r"slow must take an alert within 0\.2 s; it is still at it"):
+            deliver(ALERT, receiver, _no_pause)
+    with pytest.raises(TemporaryFault, match="is still at an earlier one"):
+        deliver(other, receiver, _no_pause)
     assert time.monotonic() - started < 5
     receiver.done.set()
+    monkeypatch.setattr(delivery, "TRY_SECONDS", 20)
+    assert deliver(ALERT, receiver, _no_pause) == ""
+    assert receiver.sent == [ALERT]
+    deliver(other, receiver, _no_pause)
+    assert receiver.sent == [ALERT, other]
 
 
 def test_a_webhook_on_this_machine_is_told_past_a_proxy(hook: HookServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,15 +189,16 @@ def test_a_source_with_fields_of_the_hub_is_shown_without_its_credentials(tmp_pa
     assert "SECRETPART" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["data", "data/**/*.jsonl", "data/linked"])
+@pytest.mark.parametrize("source", ["data", "data/**/*.jsonl", "data/linked", "data/linked/*.jsonl"])
 def test_what_the_pipeline_has_made_is_no_data(tmp_path: Path, source: str) -> None:
     _write(tmp_path, "data/mine/a.jsonl", "a\n")
     for own in ("artifacts/raw_dataset/1/rows.jsonl", "artifacts/_runs/1.jsonl", "published/.versions/x/x.jsonl"):
         _write(tmp_path, f"data/{own}", f"{own}\n")
     (tmp_path / "data/published/x").symlink_to(".versions/x")
     (tmp_path / "data/linked").mkdir()
-    for number, target in enumerate(("mine/a.jsonl", "artifacts", "published/x")):
-        (tmp_path / f"data/linked/{number}{'.jsonl' if number == 0 else ''}").symlink_to(f"../{target}")
+    links = {"0.jsonl": "mine/a.jsonl", "1": "artifacts", "2": "published/x", "3.jsonl": "artifacts/_runs/1.jsonl"}
+    for name, target in links.items():
+        (tmp_path / "data/linked" / name).symlink_to(f"../{target}")
     found = find_sources(_section(source), tmp_path, tmp_path / "data/artifacts/_downloads", _own(tmp_path))
     assert [file.path for file in found] == [tmp_path / "data/mine/a.jsonl"]
 
@@ -210,7 +211,7 @@ def test_a_source_that_names_what_the_pipeline_has_made_is_refused(tmp_path: Pat
     (tmp_path / "data/link.jsonl").symlink_to(made)
     _write(tmp_path, "data/published/.versions/x/champion.json")
     (tmp_path / "data/published/x").symlink_to(".versions/x")
-    with pytest.raises(SourceError, match=r"which the pipeline writes itself\. Copy what you want"):
+    with pytest.raises(SourceError, match=r"lies in .*/data/(artifacts|published), which the pipeline writes itself"):
         find_sources(_section(source), tmp_path, tmp_path / "data/artifacts/_downloads", _own(tmp_path))
 
 

@@ -300,6 +300,15 @@ def test_what_the_pipeline_writes_below_a_source_is_no_new_data(project: Project
     assert "nothing new" in project.rest()
 
 
+def test_nor_is_it_of_a_run_that_a_person_starts(project: Project) -> None:
+    project.sources = ["data"]
+    project.write_recipe()
+    project.train()
+    run = Run(lambda: load_recipe(project.root / "recipes/mine.yaml"), project.root, project.store_root, ["0-2"])
+    assert [file.name for file in run.pin()] == ["data/rows.jsonl"]
+    run.close()
+
+
 def test_rows_that_a_person_has_trained_on_before_any_look_are_known(project: Project) -> None:
     project.settings = {"min_new_rows": 5}
     project.write_recipe()
@@ -333,7 +342,8 @@ def test_what_was_refused_under_these_words_stays_so_though_others_were_tried_si
 def test_a_failure_from_before_another_training_is_no_reason_to_try_again(project: Project) -> None:
     project.settings = {"min_new_rows": 10, "min_hours_between_runs": 24}
     first = project.due()
-    project.start(first, "failed", "r1", datetime.now(UTC))
+    for number in range(3):
+        project.start(first, "failed", f"r{number}", datetime.now(UTC))
     more = project.write("more.jsonl", range(500, 520))
     second = project.due()
     project.train(second.data)

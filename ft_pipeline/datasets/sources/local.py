@@ -26,9 +26,13 @@ class AllowedRoots:
     folders: tuple[Path, ...]
     own: tuple[Path, ...] = ()
 
-    def is_own(self, resolved: Path) -> bool:
-        """Whether the pipeline has made what lies there."""
-        return any(resolved.is_relative_to(folder) for folder in self.own)
+    def find_own(self, resolved: Path) -> Path | None:
+        """The folder of the pipeline's own that a path lies in."""
+        return next((folder for folder in self.own if resolved.is_relative_to(folder)), None)
+
+    def leads_to_own(self, path: Path) -> bool:
+        """Whether a path is a link to what the pipeline has made."""
+        return path.is_symlink() and self.find_own(Path(os.path.realpath(path))) is not None  # a loop is no error here
 
     def require(self, path: Path, resolved: Path) -> None:
         """See that data may lie there.
@@ -36,10 +40,10 @@ class AllowedRoots:
         Raises:
             SourceError: it may not.
         """
-        if self.is_own(resolved):
+        if own := self.find_own(resolved):
             raise SourceError(
-                f"{shown(str(path))}: lies in {shown(str(resolved.parent))}, which the pipeline writes itself. Copy "
-                "what you want of it to another folder"
+                f"{shown(str(path))}: lies in {shown(str(own))}, which the pipeline writes itself. Copy what you want "
+                "of it to another folder"
             )
         if not any(resolved.is_relative_to(folder) for folder in self.folders):
             roots = ", ".join(map(str, self.folders)) or "no folder"
@@ -107,13 +111,13 @@ def _glob(pattern: str, root: Path, roots: AllowedRoots) -> list[Path]:
     # Looking is bounded too: a pattern such as /**/*.jsonl must not read the whole disk before it is refused.
     roots.require(base, base.resolve(strict=True))
     relative = whole.relative_to(base)
-    is_own = cache(lambda folder: roots.is_own(folder.resolve()))
+    is_own = cache(lambda folder: roots.find_own(folder.resolve()))
     wants_hidden = any(part.startswith(".") for part in relative.parts)
     return sorted(
         path
         for path in base.glob(str(relative))
         if (wants_hidden or not _is_hidden(path.relative_to(base)))
-        and not is_own(path.parent)
+        and not (is_own(path.parent) or roots.leads_to_own(path))
         and (find_suffix(path.name) is not None or not path.is_dir())
     )
 
@@ -135,7 +139,8 @@ def _walk(folder: Path, roots: AllowedRoots) -> tuple[list[Path], list[str]]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in files if not name.startswith(".") and find_suffix(name)]
+        named = [Path(place, name) for name in files if not name.startswith(".") and find_suffix(name)]
+        found += [path for path in named if not roots.leads_to_own(path)]
     if not found:
         nothing = f"{shown(str(folder))}: has no file with a known suffix below it (e.g. .jsonl). Put one there"
         raise SourceError("\n".join(faults or [nothing]))
@@ -148,7 +153,7 @@ def _enter(folder: Path, seen: set[tuple[int, int]], roots: AllowedRoots, faults
         return False
     seen.add((status.st_dev, status.st_ino))
     resolved = folder.resolve(strict=True)
-    if roots.is_own(resolved):
+    if roots.find_own(resolved):
         return False
     try:
         roots.require(folder, resolved)
