@@ -26,39 +26,39 @@ from ft_pipeline.quantization.convert import check_converter, default_converter
 from ft_pipeline.quantization.llama_template import check_program, default_program
 from ft_pipeline.recipe_file import find_recipe, load_recipe, place_recipe
 
+_MEND = "mend what the message names"
+
 
 def examine(root: Path, recipe_name: str, artifacts: Path, device: str) -> Iterator[Finding]:
     """Look at everything that a run of this recipe needs, with its artifacts in that folder and on that device."""
-    looks: dict[str, Callable[[], Finding | Iterable[Finding]]] = {
-        "Python": _examine_python,
-        "packages": lambda: _examine_packages(root / "constraints.txt"),
-        "llama.cpp's converter": lambda: _guard("llama.cpp's converter", _find_converter, "make setup"),
-        "llama.cpp's template engine": lambda: _guard(
-            "llama.cpp's template engine", _find_template_engine, "make setup"
-        ),
-        "C++ compiler": _examine_compiler,
-        "torch": _examine_torch,
-        "device": lambda: _examine_device(device),
-        "locks of devices": lambda: examine_locks(environment.lock_folder()),
-        f"recipe {recipe_name}": lambda: _examine_recipe(root, recipe_name, artifacts),
-        "names of recipes": lambda: examine_names(root, place_recipe(recipe_name, root)),
-        "alerts": _examine_alerts,
-        "artifact store": lambda: examine_store(artifacts, environment.published_folder(artifacts)),
-        "Dagster": lambda: examine_dagster(environment.dagster_home(), environment.read_variable),
-        "servers": examine_servers,
-    }
-    for subject, look in looks.items():
-        yield from _look(subject, look)
+    yield from _look("Python", _examine_python)
+    yield from _look("packages", lambda: _examine_packages(root / "constraints.txt"))
+    yield from _look("llama.cpp's converter", _find_converter, "make setup")
+    yield from _look("llama.cpp's template engine", _find_template_engine, "make setup")
+    yield from _look("C++ compiler", _examine_compiler)
+    yield from _look("torch", _examine_torch)
+    yield from _look("device", lambda: _examine_device(device))
+    yield from _look("locks of devices", lambda: examine_locks(environment.lock_folder()))
+    yield from _look(f"recipe {recipe_name}", lambda: _examine_recipe(root, recipe_name, artifacts))
+    yield from _look("names of recipes", lambda: examine_names(root, place_recipe(recipe_name, root)))
+    yield from _look("alerts", _describe_alerts, f"{_MEND} (docs/alerts.md)")
+    yield from _look("artifact store", lambda: examine_store(artifacts, environment.published_folder(artifacts)))
+    yield from _look("Dagster", lambda: examine_dagster(environment.dagster_home(), environment.read_variable))
+    yield from _look("servers", examine_servers)
 
 
-def _look(subject: str, look: Callable[[], Finding | Iterable[Finding]]) -> Iterator[Finding]:
-    """What is found; what breaks the look off is a finding too, and the rest is looked at."""
+def _look(subject: str, look: Callable[[], str | Finding | Iterable[Finding]], fix: str = _MEND) -> Iterator[Finding]:
+    """What is found: a state that needs no fix, or findings. What breaks the look off is one too, and ends no other."""
     try:
         found = look()
+        if isinstance(found, str):
+            found = Finding(subject, found)
         yield from [found] if isinstance(found, Finding) else found
+    except PipelineError as err:
+        yield Finding(subject, str(err), fix)
     except Exception as err:  # noqa: BLE001 - whatever is wrong with a machine
         said = hide_credentials(f"{type(err).__name__}: {err}")
-        yield Finding(subject, f"it cannot be looked at: {said}", "mend what the message names")
+        yield Finding(subject, f"it cannot be looked at: {said}", _MEND)
 
 
 def _find_converter() -> str:
@@ -71,13 +71,6 @@ def _find_template_engine() -> str:
     program = default_program()
     check_program(program)
     return str(program)
-
-
-def _guard(subject: str, look: Callable[[], str], fix: str) -> Finding:
-    try:
-        return Finding(subject, look())
-    except PipelineError as err:
-        return Finding(subject, str(err), fix)
 
 
 def _examine_python() -> Finding:
@@ -115,28 +108,19 @@ def _examine_torch() -> Finding:
 
 
 def _examine_device(wanted: str) -> Iterator[Finding]:
-    try:
-        device = find_device(wanted)
-    except PipelineError as err:
-        yield Finding("device", str(err), "mend what the message names")
-        return
+    device = find_device(wanted)
     yield Finding("device", "; ".join([_describe(device), *device.notes]))
     if device.is_gpu:
         others = describe_neighbours(list_neighbours(device.name))
         yield Finding("others on the card", " ".join(others) or "none")
 
 
-def _examine_alerts() -> Finding:
-    try:
-        settings = environment.alert_settings()
-    except PipelineError as err:
-        return Finding("alerts", str(err), "mend what the message names (docs/alerts.md)")
+def _describe_alerts() -> str:
+    settings = environment.alert_settings()
     names = [receiver.name for receiver in list_receivers(settings)]
     if not names:
-        return Finding("alerts", "nobody is told of runs by the variables of this shell (docs/alerts.md)")
-    return Finding(
-        "alerts", f"{' and '.join(names)}: {', '.join(sorted(settings.kinds))}; make alert-test sends a trial"
-    )
+        return "nobody is told of runs by the variables of this shell (docs/alerts.md)"
+    return f"{' and '.join(names)}: {', '.join(sorted(settings.kinds))}; make alert-test sends a trial"
 
 
 def _describe(device: Device) -> str:
@@ -149,15 +133,11 @@ def _describe(device: Device) -> str:
 
 
 def _examine_recipe(root: Path, name: str, artifacts: Path) -> Iterator[Finding]:
-    try:
-        recipe = load_recipe(find_recipe(name, root))
-        base = open_base(recipe.base_model, root)
-        require_context(base, recipe.dataset.max_row_tokens)
-        require_vocabulary(base)
-        sources = find_sources(recipe.dataset, root, artifacts / "_downloads", environment.own_folders(artifacts))
-    except PipelineError as err:
-        yield Finding(f"recipe {name}", str(err), "mend what the message names")
-        return
+    recipe = load_recipe(find_recipe(name, root))
+    base = open_base(recipe.base_model, root)
+    require_context(base, recipe.dataset.max_row_tokens)
+    require_vocabulary(base)
+    sources = find_sources(recipe.dataset, root, artifacts / "_downloads", environment.own_folders(artifacts))
     shown = {"base": base.name, "source files": len(sources)}
     yield Finding(f"recipe {name}", json.dumps(shown))
     yield examine_disk(artifacts, recipe, root)

@@ -11,7 +11,7 @@ def name_some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def tell_some(facts: Sequence[str], most: int) -> str:
+def tell_some(facts: Sequence[str], most: int, between: str = "; ") -> str:
     """The first facts, each of several words, and how many more there are: `a is b; c is d; and 3 more`."""
     more = [f"and {len(facts) - most} more"] if len(facts) > most else []
-    return "; ".join([*facts[:most], *more])
+    return between.join([*facts[:most], *more])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -100,7 +100,7 @@ def collect_garbage(
         sizes = {path: measure_files(path, seen) for path in [*(one.path for one in going), *leftovers, *swept]}
         stuck: list[Path] = []
         if not dry_run:
-            stuck = _remove(store, going, leftovers, swept)
+            stuck = _remove(store, going, leftovers, sizes)
             _forget_old(store, runs, past)
             store.traces.keep_only(_walk(store, (artifact.key for artifact in store.list_artifacts()))[1])
     freed = sum(size for path, size in sizes.items() if path not in stuck)
@@ -108,16 +108,17 @@ def collect_garbage(
     return Collected(tuple(judged), tuple(leftovers), tuple(swept), tuple(stuck), freed)
 
 
-def _remove(store: ArtifactStore, going: list[Artifact], leftovers: list[Path], swept: list[Path]) -> list[Path]:
+def _remove(
+    store: ArtifactStore, going: list[Artifact], leftovers: list[Path], all_paths: Collection[Path]
+) -> list[Path]:
     """Remove it all; what is still there, for it may be another user's."""
     for artifact in going:
         with suppress(OSError):  # what is left of it is found below
             store.remove(artifact)
     store.sweep()
     remove_leftovers(leftovers)
-    there = [*(artifact.path for artifact in going), *leftovers, *swept]
-    new = (path for path in store.find_swept() if path not in swept)
-    return [*(path for path in there if os.path.lexists(path)), *new]
+    new = (path for path in store.find_swept() if path not in all_paths)
+    return [*(path for path in all_paths if os.path.lexists(path)), *new]
 
 
 def judge_artifacts(

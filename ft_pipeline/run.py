@@ -51,6 +51,7 @@ class Run:
     ) -> None:
         self.root = root
         self.store_root = store_root
+        self._downloads = store_root / "_downloads"
         self.verified: set[tuple[Path, int]] = set()
         self._load = load
         self._ids = tuple(ids)
@@ -125,9 +126,7 @@ class Run:
         require_vocabulary(base)
         contents, looked_at = ContentFolder(self.store_root, recipe.name), time.time()
         wanted = contents.read(self._data) if self._data else None
-        found = search_sources(
-            recipe.dataset, self.root, self.store_root / "_downloads", own=environment.own_folders(self.store_root)
-        )
+        found = search_sources(recipe.dataset, self.root, self._downloads, own=environment.own_folders(self.store_root))
         if wanted:
             sources = wanted.take(found)
         else:
@@ -154,10 +153,10 @@ class Run:
 
     def _remember_rows(self, recipe_name: str, sources: Sequence[SourceFile], looked_at: float) -> None:
         """What comes later is counted against these rows, also where they change before any look for new data."""
-        folder, copies = RowFolder(self.store_root, recipe_name), self.store_root / "_downloads"
+        folder = RowFolder(self.store_root, recipe_name)
 
         def is_same(path: Path) -> bool:  # a copy of what lies elsewhere is never changed
-            return path.is_relative_to(copies) or path.stat().st_ctime < looked_at
+            return path.is_relative_to(self._downloads) or path.stat().st_ctime < looked_at
 
         for source in sources:
             if source.set == TRAINING_SET:

@@ -14,6 +14,7 @@ from ft_pipeline.alerts.outbox import RunEnd, list_receivers, work_off
 from ft_pipeline.alerts.settings import SMTP, WEBHOOK
 from ft_pipeline.containment import read_choice
 from ft_pipeline.errors import AlertError
+from ft_pipeline.listing import tell_some
 
 # Runs of one ending that a tick looks at, and how many are fetched at once.
 _MOST, _AT_ONCE = 500, 100
@@ -62,9 +63,7 @@ def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     for sentence in outcome.warnings:
         context.log.warning(sentence)
     if outcome.waiting:
-        lines = [*outcome.waiting, *outcome.warnings]
-        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        raise AlertError("\n".join([*lines[:_SHOWN], *more]))
+        raise AlertError(tell_some([*outcome.waiting, *outcome.warnings], _SHOWN, "\n"))
     if not outcome.left:
         context.update_cursor(json.dumps(seen))
     said = [*outcome.delivered, *outcome.warnings, *outcome.given_up, *outcome.left]

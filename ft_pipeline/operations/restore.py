@@ -23,6 +23,7 @@ from ft_pipeline.durable import link_or_copy, remove_path, sync, sync_tree, writ
 from ft_pipeline.errors import ArtifactError, CorruptArtifact, MissingArtifact, PublicationError
 from ft_pipeline.file_lock import lock_file
 from ft_pipeline.leftovers import MOVING, RESTORE
+from ft_pipeline.listing import name_some
 from ft_pipeline.operations.backup import find_faults
 from ft_pipeline.operations.contents import CONTENTS, CONTENTS_FORMAT, RECORDS, Contents
 from ft_pipeline.operations.disk_faults import told_of_faults
@@ -89,10 +90,10 @@ def _require_empty(store_root: Path, moved: Collection[str]) -> None:
     ]
     there = [path for path in found if path.relative_to(store_root).as_posix() not in ours]
     if there:
+        named = name_some([str(path.relative_to(store_root)) for path in there], 1)
         raise ArtifactError(
-            f"a backup is restored into an empty store, and {store_root} holds {there[0].relative_to(store_root)}"
-            f"{f' and {len(there) - 1} more' if len(there) > 1 else ''}. Move it away, or set FT_PIPELINE_ARTIFACTS to "
-            "another folder."
+            f"a backup is restored into an empty store, and {store_root} holds {named}. Move it away, or set "
+            "FT_PIPELINE_ARTIFACTS to another folder."
         )
 
 

@@ -19,7 +19,7 @@ from ft_pipeline.defs.failures import failing_plainly
 from ft_pipeline.errors import AlertError, DatasetError
 from ft_pipeline.evaluation.rules import GATE
 from ft_pipeline_tests.alerts.hook_server import HookServer, serve_hook
-from ft_pipeline_tests.alerts.mail_server import serve_mail
+from ft_pipeline_tests.alerts.mail_server import MailServer, serve_mail
 
 
 class Watch:
@@ -99,9 +99,7 @@ def test_a_mail_that_one_of_its_recipients_refuses_is_handed_in_once(
 ) -> None:
     monkeypatch.delenv("FT_PIPELINE_ALERT_WEBHOOK")
     with serve_mail() as mail:
-        monkeypatch.setenv("FT_PIPELINE_ALERT_SMTP", f"smtp://ops:p%40ss%20word@127.0.0.1:{mail.port}")
-        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_FROM", "ft@example.org")
-        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_TO", "a@example.org,gone@example.org")
+        _name_mail_server(mail, "a@example.org,gone@example.org", monkeypatch)
         mail.refused = {"gone@example.org"}
         _run(watch.instance, error="no")
         assert re.search(r"has not reached everybody: the mail server .* refuses gone@example\.org", watch.tick())
@@ -246,9 +244,7 @@ def test_many_runs_that_wait_for_one_receiver_hide_none_from_another(
     hook.answers = [404] * 9
     monkeypatch.setattr(sensor, "_AT_ONCE", 2)
     with serve_mail() as mail:
-        monkeypatch.setenv("FT_PIPELINE_ALERT_SMTP", f"smtp://ops:p%40ss%20word@127.0.0.1:{mail.port}")
-        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_FROM", "ft@example.org")
-        monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_TO", "a@example.org")
+        _name_mail_server(mail, "a@example.org", monkeypatch)
         for number in range(2):
             for _ in range(3):
                 _run(watch.instance, error="no")
@@ -263,6 +259,12 @@ def test_an_error_with_a_key_in_it_is_told_without_it(watch: Watch, hook: HookSe
     watch.tick()
     assert key not in json.dumps(hook.taken)
     assert "[SECRET] is no longer valid" in hook.taken[0][1]["text"]
+
+
+def _name_mail_server(mail: MailServer, recipients: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FT_PIPELINE_ALERT_SMTP", f"smtp://ops:p%40ss%20word@127.0.0.1:{mail.port}")
+    monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_FROM", "ft@example.org")
+    monkeypatch.setenv("FT_PIPELINE_ALERT_EMAIL_TO", recipients)
 
 
 def _run(
